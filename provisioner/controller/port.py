@@ -1,0 +1,227 @@
+"""What the rest of the program knows of a controller: one protocol, two ways behind it (bridge, REST)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from provisioner.model.queue import NodeView, QueueItem, RequestKey
+
+
+class BridgeMode(StrEnum):
+    """How the bridge came into the controller."""
+
+    INIT = "init"  # an administrator's file in init.groovy.d
+    SCRIPT = "script"  # put in by us through the script console
+    OFF = "off"  # plain REST
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControllerInfo:
+    """Who answered."""
+
+    name: str
+    version: str
+    session: str  # changes with every start of the controller
+    mode: BridgeMode
+    user: str
+    quieting_down: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """The whole truth of one moment: every buildable item, and every node with our owner's mark.
+
+    Where `complete` is false (an answer was cut short or refused) nothing may be concluded from absence.
+    """
+
+    info: ControllerInfo
+    items: tuple[QueueItem, ...]
+    nodes: tuple[NodeView, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemBuildable:
+    """An item waits for a node."""
+
+    item: QueueItem
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemLeft:
+    """An item is no longer in the queue."""
+
+    queue_id: int
+    since_ms: int
+    cancelled: bool
+    node: str | None = None  # the node that took it, "" for the built-in node, None where unknown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOnline:
+    """An agent of ours connected and may take its build."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOffline:
+    """An agent of ours lost its connection, or was taken offline."""
+
+    name: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildStarted:
+    """A node of ours took a task."""
+
+    name: str
+    queue_id: int | None
+    build_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildFinished:
+    """A node of ours is done with its task; for a Pipeline: with its `node` body."""
+
+    name: str
+    queue_id: int | None
+    failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unreachable:
+    """The controller did not answer as a controller; the watch goes on trying."""
+
+    message: str
+
+
+Observation = (
+    Snapshot | ItemBuildable | ItemLeft | NodeOnline | NodeOffline | BuildStarted | BuildFinished | Unreachable
+)
+
+
+class Launcher(StrEnum):
+    """Who dials whom."""
+
+    WEBSOCKET = "websocket"
+    TCP = "tcp"
+    SSH = "ssh"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOrder:
+    """The node to register. `request` is the one item it may take; None takes nothing yet (standby)."""
+
+    name: str
+    owner: str
+    labels: tuple[str, ...]
+    remote_fs: str
+    request: QueueItem | None
+    launcher: Launcher = Launcher.WEBSOCKET
+    lines: tuple[str, ...] = ()  # first lines of the launch log
+    started: bool = False  # it has taken its build already (a bridge put back after a controller restart)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """A registered node."""
+
+    secret: str = field(repr=False)
+
+
+class Fate(StrEnum):
+    """What became of a queue item that is no longer in the queue."""
+
+    WAITING = "waiting"  # it is still there
+    CANCELLED = "cancelled"
+    STARTED = "started"
+    UNKNOWN = "unknown"  # so long ago that the controller forgot it, or another session's
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FateOf:
+    """A fate, with the build if there is one."""
+
+    fate: Fate
+    build_url: str | None = None
+    building: bool | None = None
+    node: str | None = None
+
+
+class FailOutcome(StrEnum):
+    """How a request was ended."""
+
+    NOT_BUILT = "not_built"  # a build record with that result
+    STEP_FAILED = "step_failed"  # the Pipeline's `node` step failed with the message
+    CANCELLED = "cancelled"  # all that REST can do
+    GONE = "gone"  # it was no longer in the queue
+    SPARED = "spared"  # another node or cloud could still serve it; nothing was done
+
+
+class Controller(Protocol):
+    """One controller. Every call has a time-out of its own and raises `ControllerError`."""
+
+    @property
+    def info(self) -> ControllerInfo | None:
+        """The last known state; None before the first contact."""
+        ...
+
+    async def open(self) -> ControllerInfo:
+        """First contact; puts the bridge in where that is wanted and possible."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and connections. The bridge stays, for the agents that still run."""
+        ...
+
+    def watch(self) -> AsyncIterator[Observation]:
+        """Everything that happens, for ever: a Snapshot first and after every gap, then single events as they come.
+
+        Outages come as `Unreachable`, never as an exception; the bridge is put back when the session changes.
+        """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """The whole truth now."""
+        ...
+
+    async def register(self, order: NodeOrder) -> Registration:
+        """Create the node, or find it there with our mark: idempotent. Name taken by a stranger: code 409."""
+        ...
+
+    async def adopt(self, order: NodeOrder) -> bool:
+        """Tell a new session or a new sidecar's bridge about a node that exists; False if there is none."""
+        ...
+
+    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+        """Delete the node; gone already is done. `lines` end the console, where the mode can do that."""
+        ...
+
+    async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
+        """Add lines to the launch log as the build shows it."""
+        ...
+
+    async def bar(self, name: str) -> None:
+        """Let the node take no further build; a running one goes on. Idempotent."""
+        ...
+
+    async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
+        """End the request with the reason in its console. Idempotent."""
+        ...
+
+    async def fate(self, key: RequestKey) -> FateOf:
+        """What became of an item."""
+        ...
+
+    async def agent_jar(self) -> bytes:
+        """The controller's own agent.jar; cached for the session."""
+        ...
+
+    def requests_made(self) -> Mapping[tuple[str, str], int]:
+        """Requests by (operation, status code), for the metrics."""
+        ...
