@@ -35,9 +35,7 @@ MOVES: Mapping[AgentState, frozenset[AgentState]] = {
         # an agent may connect, and even take its build, before the backend's start call has returned
         {AgentState.CONNECTING, AgentState.IDLE, AgentState.RUNNING, AgentState.FINISHED, AgentState.REMOVING}
     ),
-    AgentState.CONNECTING: frozenset(
-        {AgentState.IDLE, AgentState.RUNNING, AgentState.FINISHED, AgentState.REMOVING}
-    ),
+    AgentState.CONNECTING: frozenset({AgentState.IDLE, AgentState.RUNNING, AgentState.FINISHED, AgentState.REMOVING}),
     AgentState.IDLE: frozenset({AgentState.RUNNING, AgentState.FINISHED, AgentState.REMOVING}),
     AgentState.RUNNING: frozenset({AgentState.FINISHED, AgentState.REMOVING}),
     AgentState.FINISHED: frozenset({AgentState.REMOVING}),

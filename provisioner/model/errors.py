@@ -44,9 +44,7 @@ BUILDS_OWN_FAULT: frozenset[Reason] = frozenset(
 )
 
 #: The world's fault: nothing is wrong with the request; it waits and is tried again without limit.
-WORLDS_FAULT: frozenset[Reason] = frozenset(
-    {Reason.PROVIDER_UNREACHABLE, Reason.REGISTRY_ERROR}
-)
+WORLDS_FAULT: frozenset[Reason] = frozenset({Reason.PROVIDER_UNREACHABLE, Reason.REGISTRY_ERROR})
 
 #: What to do next, told after the reason in the build's console and in docs/troubleshooting.md.
 NEXT_STEP: dict[Reason, str] = {

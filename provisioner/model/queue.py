@@ -60,3 +60,4 @@ class NodeView:
     accepting: bool = True
     started_once: bool = False  # the bridge saw it take a build
     finished: bool = False  # the bridge saw that build end
+    known: bool = True  # False: this bridge has not been told about it yet and it must be adopted

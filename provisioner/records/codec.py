@@ -1,0 +1,68 @@
+"""Records to JSON and back; only here is the stored form known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from provisioner.model.agent import Agent, AgentState, Target
+from provisioner.model.errors import Reason
+from provisioner.model.queue import ItemKind, QueueItem, RequestKey
+from provisioner.model.request import Request, RequestState
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"cannot store a {type(value).__name__}")
+
+
+def _dump(record: Agent | Request) -> str:
+    return json.dumps(asdict(record), default=_plain, separators=(",", ":"))
+
+
+def _key(data: dict[str, Any] | None) -> RequestKey | None:
+    return RequestKey(**data) if data else None
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def dump_agent(agent: Agent) -> str:
+    """The stored form of an agent."""
+    return _dump(agent)
+
+
+def load_agent(text: str) -> Agent:
+    """An agent from its stored form. Raises ValueError, KeyError or TypeError on a damaged one."""
+    data = json.loads(text)
+    data["request"] = _key(data["request"])
+    data["state"] = AgentState(data["state"])
+    data["target"] = Target(data["target"])
+    data["created_at"] = datetime.fromisoformat(data["created_at"])
+    data["marks"] = {k: datetime.fromisoformat(v) for k, v in data["marks"].items()}
+    data["reason"] = Reason(data["reason"]) if data["reason"] else None
+    return Agent(**data)
+
+
+def dump_request(request: Request) -> str:
+    """The stored form of a request."""
+    return _dump(request)
+
+
+def load_request(text: str) -> Request:
+    """A request from its stored form. Raises ValueError, KeyError or TypeError on a damaged one."""
+    data = json.loads(text)
+    item = data["item"]
+    item["key"] = RequestKey(**item["key"])
+    item["kind"] = ItemKind(item["kind"])
+    data["item"] = QueueItem(**item)
+    data["state"] = RequestState(data["state"])
+    data["first_seen"] = datetime.fromisoformat(data["first_seen"])
+    data["reason"] = Reason(data["reason"]) if data["reason"] else None
+    data["tail"] = tuple(data["tail"])
+    data["not_before"] = _time(data["not_before"])
+    return Request(**data)

@@ -1,0 +1,197 @@
+"""The records in SQLite: every intent is here before its act.
+
+WAL with `synchronous=NORMAL`: a commit survives the death of the process at once, and the death of the
+machine up to the last checkpoint; what is lost then is found again by the marks outside. Calls are short
+and made from the event loop's thread, so that a record is on disk when the call returns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from provisioner.model.agent import Agent
+from provisioner.model.errors import ProvisionerError
+from provisioner.model.request import Request
+from provisioner.records.codec import dump_agent, dump_request, load_agent, load_request
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS agents (
+  name TEXT PRIMARY KEY, live INTEGER NOT NULL, changed TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS agents_live ON agents (live, changed);
+CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lines (
+  agent TEXT NOT NULL, n INTEGER NOT NULL, at TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (agent, n)) WITHOUT ROWID;
+"""
+
+
+class StoreError(ProvisionerError):
+    """The state file cannot be used."""
+
+
+class Store:
+    """The state file of one provisioner; open it in one process only.
+
+    Args:
+        path: the SQLite file; made with mode 0600.
+        owner: the provisioner's id; a file that belongs to another owner is refused.
+
+    Raises:
+        StoreError: another process holds it, it belongs to another owner, or its folder cannot be written.
+    """
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self.path = path
+        #: where a damaged file was put, if this start found one
+        self.set_aside: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the state file {path} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreError(f"the state file {path} is held by another provisioner; stop that one first") from error
+        try:
+            self._db = self._open_or_set_aside(owner)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open_or_set_aside(self, owner: str) -> sqlite3.Connection:
+        try:
+            return self._connect(owner)
+        except sqlite3.DatabaseError:
+            # Damaged: keep it for a person to look at; nodes and instances are found again by their marks.
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+            self.set_aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
+            for suffix in ("", "-wal", "-shm"):
+                part = Path(f"{self.path}{suffix}")
+                if part.exists():
+                    part.rename(f"{self.set_aside}{suffix}")
+            return self._connect(owner)
+
+    def _connect(self, owner: str) -> sqlite3.Connection:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self.path.chmod(0o600)
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA journal_size_limit=8388608")
+            db.executescript(_SCHEMA)
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("quick_check failed")
+            self._claim(db, owner)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _claim(self, db: sqlite3.Connection, owner: str) -> None:
+        found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('owner', 'schema')").fetchall())
+        if found.get("owner", owner) != owner:
+            raise StoreError(
+                f"the state file {self.path} belongs to the provisioner {found['owner']!r}, not to {owner!r}; "
+                "give each its own `state`"
+            )
+        if int(found.get("schema", SCHEMA_VERSION)) > SCHEMA_VERSION:
+            raise StoreError(f"the state file {self.path} was written by a newer version of the provisioner")
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("owner", owner), ("schema", str(SCHEMA_VERSION))])
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._lock >= 0:
+            self._db.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction for several saves: all of them are on disk, or none."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def meta(self, key: str) -> str | None:
+        """A small value by name."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a small value."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def save_agent(self, agent: Agent, at: datetime) -> None:
+        """Insert or replace one agent's record."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)",
+            (agent.name, int(agent.live), at.isoformat(), dump_agent(agent)),
+        )
+
+    def live_agents(self) -> list[Agent]:
+        """Every agent of which something may exist."""
+        return [load_agent(r[0]) for r in self._db.execute("SELECT record FROM agents WHERE live = 1 ORDER BY changed")]
+
+    def agent(self, name: str) -> Agent | None:
+        """One agent, live or gone."""
+        row = self._db.execute("SELECT record FROM agents WHERE name = ?", (name,)).fetchone()
+        return None if row is None else load_agent(row[0])
+
+    def gone_agents(self, limit: int = 200) -> list[Agent]:
+        """The latest agents that are gone, newest first."""
+        query = "SELECT record FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?"
+        return [load_agent(r[0]) for r in self._db.execute(query, (limit,))]
+
+    def save_request(self, request: Request) -> None:
+        """Insert or replace one request's record."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO requests VALUES (?, ?)", (str(request.item.key), dump_request(request))
+        )
+
+    def forget_request(self, request: Request) -> None:
+        """Drop the record of a request that left the queue. Idempotent."""
+        self._db.execute("DELETE FROM requests WHERE key = ?", (str(request.item.key),))
+
+    def requests(self) -> list[Request]:
+        """Every request that has not left the queue, as far as is known."""
+        return [load_request(r[0]) for r in self._db.execute("SELECT record FROM requests")]
+
+    def add_lines(self, agent: str, first: int, lines: Sequence[str], at: datetime) -> None:
+        """Append to an agent's launch log; `first` is the number of the first line, from 0."""
+        rows = [(agent, first + i, at.isoformat(), text) for i, text in enumerate(lines)]
+        self._db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?)", rows)
+
+    def lines(self, agent: str, since: int = 0) -> list[tuple[int, str, str]]:
+        """An agent's launch log from line `since`: (number, time, text)."""
+        query = "SELECT n, at, text FROM lines WHERE agent = ? AND n >= ? ORDER BY n"
+        return [(int(n), str(at), str(text)) for n, at, text in self._db.execute(query, (agent, since))]
+
+    def prune(self, now: datetime, keep: timedelta, at_most: int = 5000) -> int:
+        """Forget agents that have been gone for longer than `keep`, and the oldest beyond `at_most`; how many."""
+        with self.together():
+            doomed = [
+                r[0]
+                for r in self._db.execute(
+                    "SELECT name FROM agents WHERE live = 0 AND (changed < ? OR name NOT IN "
+                    "(SELECT name FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?))",
+                    ((now - keep).isoformat(), at_most),
+                )
+            ]
+            self._db.executemany("DELETE FROM lines WHERE agent = ?", [(name,) for name in doomed])
+            self._db.executemany("DELETE FROM agents WHERE name = ?", [(name,) for name in doomed])
+        return len(doomed)
