@@ -1,0 +1,39 @@
+"""The YAML file, its schema and its errors."""
+
+from provisioner.config.controllers import Controller
+from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, PullPolicy, TransportKind
+from provisioner.config.loading import Examined, Finding, config_path, examine, examine_bytes, load
+from provisioner.config.providers import Provider, Tls
+from provisioner.config.secret import SecretRef
+from provisioner.config.settings import Cleanup, CleanupLabels, Http, Limits, Registry, Settings
+from provisioner.config.shape import json_schema
+from provisioner.config.template_parts import Resources, Timeouts
+from provisioner.config.templates import Template
+
+__all__ = [
+    "BackendKind",
+    "BridgeChoice",
+    "Cleanup",
+    "CleanupLabels",
+    "Controller",
+    "Examined",
+    "Finding",
+    "Http",
+    "JavaSource",
+    "Limits",
+    "Provider",
+    "PullPolicy",
+    "Registry",
+    "Resources",
+    "SecretRef",
+    "Settings",
+    "Template",
+    "Timeouts",
+    "Tls",
+    "TransportKind",
+    "config_path",
+    "examine",
+    "examine_bytes",
+    "json_schema",
+    "load",
+]

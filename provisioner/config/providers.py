@@ -1,0 +1,61 @@
+"""A provider: where instances live, and how many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from provisioner.config.kinds import BackendKind
+from provisioner.config.part import Part
+from provisioner.config.values import Duration, HttpUrl, Name, PositiveCount, Text
+
+#: Where a provider is, if it does not say so. Kubernetes: the cluster that the sidecar itself runs in.
+DEFAULT_ENDPOINT: Mapping[BackendKind, str] = {
+    BackendKind.DOCKER: "unix:///var/run/docker.sock",
+    BackendKind.SWARM: "unix:///var/run/docker.sock",
+    BackendKind.LIBVIRT: "qemu:///system",
+}
+
+
+class Tls(Part):
+    """The files of a `tcp://` endpoint's encryption."""
+
+    ca: Text = Field(description="file of the authority that signed the engine's certificate")
+    cert: Text = Field(description="file of our own certificate")
+    key: Text = Field(description="file of our own private key")
+
+
+class Provider(Part):
+    """A place for instances, with its capacity."""
+
+    name: Name = Field(description="name of the provider in tables, metrics and `templates[].providers`")
+    backend: BackendKind = Field(description="kind of the provider")
+    endpoint: Text | None = Field(
+        None,
+        description="address of the provider: unix:///PATH, tcp://HOST:PORT with `tls`, ssh://USER@HOST, "
+        "qemu:///system; default: the backend's usual one",
+    )
+    max_agents: PositiveCount = Field(description="most agents at this provider at any instant")
+    network: Text | None = Field(
+        None, description="network of the engine that instances join, or host; default: the engine's own"
+    )
+    runtime: Text | None = Field(
+        None, description="runtime of the engine, such as runc, runsc, kata; default: the engine's own"
+    )
+    agent_url: HttpUrl | None = Field(
+        None, description="URL of the controller as agents at this provider reach it; default: the controller's"
+    )
+    tls: Tls | None = Field(None, description="files of a tcp:// endpoint's encryption")
+    java: Text = Field("java", description="backend process: the Java executable that runs the agent")
+    work_dir: Text | None = Field(
+        None, description="backend process: folder for the agents' work folders; default: beside the state file"
+    )
+    timeout_s: Duration = Field(
+        60.0, alias="timeout", ge=1, description="longest wait for one answer of the provider, pulls apart; at least 1s"
+    )
+
+    @property
+    def address(self) -> str | None:
+        """The endpoint, or the backend's usual one; None where the backend has none."""
+        return self.endpoint or DEFAULT_ENDPOINT.get(self.backend)

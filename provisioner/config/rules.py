@@ -1,0 +1,207 @@
+"""What must hold between the parts of the configuration.
+
+Each rule sees the parts that are well formed, with their place in the file, so that one broken
+template does not hide what is wrong with another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from provisioner.config.controllers import Controller
+from provisioner.config.kinds import BackendKind
+from provisioner.config.problems import KeyPath, Problem
+from provisioner.config.providers import Provider
+from provisioner.config.settings import Cleanup, Registry
+from provisioner.config.templates import Template
+from provisioner.config.values import place_holders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The well-formed parts by their place in their list, and the names of all, well formed or not."""
+
+    controllers: Mapping[int, Controller]
+    registries: Mapping[int, Registry]
+    providers: Mapping[int, Provider]
+    templates: Mapping[int, Template]
+    cleanup: Cleanup | None
+    has_cleanup: bool
+    names: Mapping[str, Mapping[int, str]]  # of controllers, providers, templates
+
+
+_SCHEMES: Mapping[BackendKind, tuple[str, ...]] = {
+    BackendKind.DOCKER: ("unix", "tcp", "ssh"),
+    BackendKind.SWARM: ("unix", "tcp", "ssh"),
+    BackendKind.KUBERNETES: ("https", "http"),
+}
+_ENGINES = {BackendKind.DOCKER, BackendKind.SWARM}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+def names_are_unique(parts: Parts) -> Iterator[Problem]:
+    """What is referred to by its name, and what must not be served twice, is there once."""
+    for kind, names in parts.names.items():
+        yield from _twice(((kind, index, "name"), name) for index, name in names.items())
+    yield from _twice((("controllers", i, "url"), controller.url) for i, controller in parts.controllers.items())
+    yield from _twice((("registries", i, "host"), registry.host) for i, registry in parts.registries.items())
+
+
+def something_to_do(parts: Parts) -> Iterator[Problem]:
+    """There is a template, or at least a cleanup."""
+    if not parts.names["templates"] and not parts.templates and not parts.has_cleanup:
+        yield Problem(path=("templates",), text="is missing or empty; write what to start for which labels")
+
+
+def names_are_known(parts: Parts) -> Iterator[Problem]:
+    """What a name refers to is there."""
+    for index, template in parts.templates.items():
+        at: KeyPath = ("templates", index)
+        yield from _unknown(parts, "providers", (*at, "providers"), template.providers)
+        yield from _unknown(parts, "controllers", (*at, "controllers"), template.controllers)
+        if template.extends is not None:
+            yield from _name_problem(parts, "templates", (*at, "extends"), template.extends)
+            if template.extends == template.name:
+                yield Problem(path=(*at, "extends"), text="names the template itself; name another one")
+    if parts.cleanup is not None:
+        yield from _name_problem(parts, "controllers", ("cleanup", "controller"), parts.cleanup.controller)
+
+
+def images_are_there(parts: Parts) -> Iterator[Problem]:
+    """Every provider that needs an image gets exactly one."""
+    by_name = {provider.name: provider for provider in parts.providers.values()}
+    for index, template in parts.templates.items():
+        path: KeyPath = ("templates", index, "image")
+        if template.image is not None and template.build is not None:
+            yield Problem(path=path, text="stands beside `build`; leave one of them out")
+        if template.build is not None or template.extends is not None:
+            continue
+        needing = [
+            by_name[name]
+            for name in dict.fromkeys(template.providers)
+            if name in by_name and by_name[name].backend is not BackendKind.PROCESS
+        ]
+        if template.image is None and needing:
+            yield Problem(path=path, text=f"is missing; provider {needing[0].name} needs one, write `image` or `build`")
+        elif template.image is not None:
+            for backend in dict.fromkeys(provider.backend for provider in needing):
+                if template.image_for(backend) is None:
+                    name = next(provider.name for provider in needing if provider.backend is backend)
+                    text = f"has none for backend {backend} of provider {name}; add `{backend}: IMAGE`"
+                    yield Problem(path=path, text=text)
+
+
+def labels_are_served(parts: Parts) -> Iterator[Problem]:
+    """Labels stand once, and their place holders can be filled."""
+    for index, template in parts.templates.items():
+        yield from _twice((("templates", index, "labels", i), label) for i, label in enumerate(template.labels))
+        for place, label in enumerate(template.labels):
+            for name in place_holders(label):
+                if getattr(template.overrides, name, None) is None:
+                    text = f"{{{name}}} can be filled only if `overrides` allows it; add `{name}` there"
+                    yield Problem(path=("templates", index, "labels", place), text=text)
+
+
+def inner_names_are_unique(parts: Parts) -> Iterator[Problem]:
+    """Nothing in a template takes the name or place of something else in it."""
+    for index, template in parts.templates.items():
+        at: KeyPath = ("templates", index)
+        yield from _twice(((*at, "sidecars", i, "name"), side.name) for i, side in enumerate(template.sidecars))
+        yield from _twice(
+            [((*at, "volumes", i, "at"), volume.at) for i, volume in enumerate(template.volumes) if volume.at]
+            + [((*at, "secrets", i, "at"), secret.at) for i, secret in enumerate(template.secrets) if secret.at]
+        )
+
+
+def endpoints_fit(parts: Parts) -> Iterator[Problem]:
+    """An endpoint is one that the backend understands, and not open to everyone."""
+    for index, provider in parts.providers.items():
+        path: KeyPath = ("providers", index, "endpoint")
+        backend, endpoint = provider.backend, provider.endpoint
+        if endpoint is not None:
+            yield from _endpoint(path, backend, endpoint, provider)
+        if provider.tls is not None and urlsplit(provider.address or "").scheme != "tcp":
+            yield Problem(path=("providers", index, "tls"), text="is for a tcp:// endpoint only; leave it out")
+
+
+def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Provider) -> Iterator[Problem]:
+    if backend is BackendKind.PROCESS:
+        yield Problem(path=path, text="is not for backend process, which runs on this machine; leave it out")
+        return
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        yield Problem(path=path, text="is not an address; write one such as unix:///var/run/docker.sock")
+        return
+    if parts.password is not None:
+        yield Problem(path=path, text="must not hold a password; write ssh://user@host and use a key")
+    elif backend is BackendKind.LIBVIRT:
+        if not parts.scheme or "://" not in endpoint:
+            yield Problem(path=path, text="is not an address of libvirt; write one such as qemu:///system")
+    elif parts.scheme not in _SCHEMES[backend]:
+        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES[backend])
+        yield Problem(path=path, text=f"is not an address for backend {backend}; write one with {schemes}")
+    elif parts.scheme == "unix":
+        if parts.netloc or not parts.path.startswith("/"):
+            yield Problem(path=path, text="must hold an absolute path; write unix:///PATH with three slashes")
+    elif not host:
+        yield Problem(path=path, text=f"names no host; write {parts.scheme}://HOST")
+    elif parts.scheme == "tcp" and port is None:
+        yield Problem(path=path, text="names no port; write tcp://HOST:PORT")
+    elif parts.scheme == "tcp" and host not in _LOOPBACK and provider.tls is None:
+        text = "is missing; a tcp:// endpoint is open to everyone on the way, add {ca, cert, key} or use ssh://"
+        yield Problem(path=(*path[:-1], "tls"), text=text)
+
+
+def keys_fit_backend(parts: Parts) -> Iterator[Problem]:
+    """No key is given that the backend would pass over."""
+    for index, provider in parts.providers.items():
+        backend = provider.backend
+        for key in ("network", "runtime"):
+            if getattr(provider, key) is not None and backend is BackendKind.PROCESS:
+                yield Problem(path=("providers", index, key), text="is not for backend process; leave it out")
+        for key in ("java", "work_dir"):
+            if key in provider.model_fields_set and backend is not BackendKind.PROCESS:
+                text = f"is for backend process only, not for {backend}; leave it out"
+                yield Problem(path=("providers", index, key), text=text)
+
+
+RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
+    names_are_unique,
+    something_to_do,
+    names_are_known,
+    images_are_there,
+    labels_are_served,
+    inner_names_are_unique,
+    endpoints_fit,
+    keys_fit_backend,
+)
+
+
+def _twice(named: Iterable[tuple[KeyPath, str]]) -> Iterator[Problem]:
+    seen: dict[str, KeyPath] = {}
+    for path, name in named:
+        if name in seen:
+            yield Problem(path=path, text=f'"{name}" is taken already; write another one or leave this out')
+        seen.setdefault(name, path)
+
+
+def _unknown(parts: Parts, kind: str, at: KeyPath, names: tuple[str, ...]) -> Iterator[Problem]:
+    counts: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        counts[name] += 1
+        if counts[name] == 2:
+            yield Problem(path=(*at, index), text=f'"{name}" stands twice; leave one out')
+        elif counts[name] == 1:
+            yield from _name_problem(parts, kind, (*at, index), name)
+
+
+def _name_problem(parts: Parts, kind: str, path: KeyPath, name: str) -> Iterator[Problem]:
+    known = list(dict.fromkeys(parts.names[kind].values()))
+    if name not in known:
+        right = f"write one of {', '.join(known)}" if known else f"add it under `{kind}`"
+        yield Problem(path=path, text=f'"{name}" is none of the {kind}; {right}')

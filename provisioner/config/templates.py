@@ -1,0 +1,120 @@
+"""A template: what to start for which labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Discriminator, Field, Tag, ValidationError
+
+from provisioner.config.kinds import BackendKind, JavaSource, PullPolicy, TransportKind
+from provisioner.config.part import Part
+from provisioner.config.template_parts import (
+    ImageBuild,
+    Overrides,
+    Resources,
+    SecretMount,
+    Sidecar,
+    Timeouts,
+    Volume,
+)
+from provisioner.config.values import (
+    AbsolutePath,
+    Address,
+    Count,
+    HostName,
+    HostTarget,
+    ImageName,
+    JobPattern,
+    Label,
+    Name,
+    PositiveCount,
+    RunAs,
+    TemplateName,
+    Variable,
+    VariableValue,
+)
+from provisioner.model.errors import ConfigError
+
+#: They stand in pydantic's error paths and name no key of the file.
+UNION_TAGS = frozenset({"<one image>", "<image by backend>"})
+
+Image = Annotated[
+    Annotated[ImageName, Tag("<one image>")] | Annotated[Mapping[BackendKind, ImageName], Tag("<image by backend>")],
+    Discriminator(lambda value: "<image by backend>" if isinstance(value, Mapping) else "<one image>"),
+]
+
+
+class Template(Part):
+    """What to start for which labels."""
+
+    name: TemplateName = Field(description="name of the template; the names of its nodes begin with it")
+    extends: TemplateName | None = Field(None, description="template whose keys hold where this one has none")
+    controllers: tuple[Name, ...] = Field((), description="controllers that it serves; default: all")
+    labels: tuple[Label, ...] = Field(
+        min_length=1, description="labels that its agents carry, also with a place holder such as image={image}"
+    )
+    jobs: tuple[JobPattern, ...] = Field(
+        (), min_length=1, description="jobs that may use it, by full name, with * and **; default: all"
+    )
+    priority: Annotated[int, Field(strict=True)] = Field(
+        0, description="the highest of the matching templates is taken; then file order"
+    )
+    providers: tuple[Name, ...] = Field(
+        min_length=1, description="where its agents may run, in order of preference; the next takes the overflow"
+    )
+    max_agents: PositiveCount | None = Field(None, description="most agents of it at any instant; default: no limit")
+    image: Image | None = Field(None, description="image, or a mapping from backend to image")
+    build: ImageBuild | None = Field(None, description="how the image is made; instead of `image`")
+    pull: PullPolicy = Field(PullPolicy.MISSING, description="when the image is pulled")
+    transport: TransportKind = Field(TransportKind.WEBSOCKET, description="how the agent connects")
+    java: JavaSource = Field(JavaSource.IMAGE, description="where the agent's Java comes from")
+    remote_fs: AbsolutePath = Field("/home/jenkins/agent", description="work folder of the agent, an absolute path")
+    run_as: RunAs | None = Field(None, description='user or user:group, such as "1000:1000"; default: the image\'s own')
+    env: Mapping[Variable, VariableValue] = Field({}, description="environment variables, never secrets")
+    secrets: tuple[SecretMount, ...] = Field((), description="files of the sidecar that the instance gets")
+    resources: Resources = Field(default_factory=Resources, description="what one instance may use")
+    extra_hosts: Mapping[HostName, HostTarget] = Field(
+        {}, description="further host names, each with its IP address or host-gateway"
+    )
+    dns: tuple[Address, ...] = Field((), description="IP addresses of name servers; default: the engine's own")
+    volumes: tuple[Volume, ...] = Field((), description="caches and workspaces that outlive the agent")
+    sidecars: tuple[Sidecar, ...] = Field((), description="containers beside the agent's")
+    overrides: Overrides = Field(default_factory=Overrides, description="what a build may ask for; default: nothing")
+    timeouts: Timeouts = Field(default_factory=Timeouts, description="how long each step may take")
+    retries: Annotated[Count, Field(le=100)] = Field(1, description="further tries after a failed launch")
+    standby: Count = Field(0, description="agents kept connected and waiting, given to no build yet")
+    hold_on_failure: Count = Field(0, description="failed agents kept for debugging")
+
+    def serves(self, controller: str) -> bool:
+        """Whether a controller's builds may use it."""
+        return not self.controllers or controller in self.controllers
+
+    def image_for(self, backend: str) -> str | None:
+        """The image at providers of one kind; None if it has none there."""
+        return self.image if self.image is None or isinstance(self.image, str) else self.image.get(BackendKind(backend))
+
+    def spec(self) -> dict[str, object]:
+        """All keys with their values, as JSON takes them: durations in seconds, sizes in bytes."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def version(self) -> str:
+        """Twelve characters that change whenever any value does."""
+        canonical = json.dumps(self.spec(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, object]) -> Self:
+        """The template that `spec` gave.
+
+        Raises:
+            ConfigError: it is no template, or one of a release with other keys.
+        """
+        try:
+            return cls.model_validate(dict(spec))
+        except ValidationError as error:
+            keys = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_input=False)})
+            raise ConfigError(f"a stored template cannot be read by this release; at: {', '.join(keys)}") from None
