@@ -154,16 +154,16 @@ def parse(text: str) -> Expression:
     return _Parser(text).run()
 
 
-def read(text: str) -> Expression:
-    """What a queue item asks for whose label prints as `text`.
+def read(text: str) -> tuple[Expression, LabelSyntaxError | None]:
+    """What a queue item asks for whose label prints as `text`, and what is wrong with the text, if anything.
 
     Like Jenkins, which takes a job's label that it cannot parse as one label of that very name
     (`two words`), and prints it so when it holds a quote character.
     """
     try:
-        return parse(text)
-    except LabelSyntaxError:
-        return single(text)
+        return parse(text), None
+    except LabelSyntaxError as error:
+        return single(text), error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

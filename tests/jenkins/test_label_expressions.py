@@ -274,7 +274,7 @@ def test_the_label_of_a_job_asks_for_the_same_after_the_controller_printed_it(re
     texts += [atom for atom in PLAIN if atom not in "a b c"]
     cases = [Case(text=text, sets=((), (text,), tuple(rng.sample(sorted(names.values()), 20)))) for text in texts]
     for case, theirs in zip(cases, ask(real_jenkins.script, cases, "assigned"), strict=True):
-        expression = read(theirs["printed"])
+        expression, _ = read(theirs["printed"])
         assert [expression.matches(frozenset(atoms)) for atoms in case.sets] == theirs["matches"], (case, theirs)
 
 
