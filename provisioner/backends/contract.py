@@ -46,7 +46,9 @@ class Order:
     env: Mapping[str, str] = field(default_factory=dict)
     pull: str = "missing"  # missing | always | never
     pull_timeout_s: float = 1800.0
-    template: Mapping[str, object] = field(default_factory=dict)  # resources, volumes, dns …: the template's own keys
+    template: Mapping[str, object] = field(
+        default_factory=dict
+    )  # resources, volumes, dns …: the template's own keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +141,10 @@ class Backend(Protocol):
         """What would keep this order from starting, a sentence each; empty if nothing is known to. Changes nothing."""
         ...
 
+    def remote_root(self, owner: str, agent: str, remote_fs: str) -> str:
+        """The agent's root as its node must name it; `remote_fs` itself, unless instances share a file system."""
+        ...
+
     def start(self, order: Order) -> AsyncIterator[Checkpoint | Progress]:
         """Start the instance; the iterator ends when it runs.
 
@@ -151,7 +157,8 @@ class Backend(Protocol):
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """Remove the instance and all that belongs to it. Done when it returns; gone already is done.
 
-        A `start` of the same agent still under way in a thread must not bring anything back: stop wins.
+        A `start` of the same agent still under way in a thread must not bring anything back: stop wins. A later
+        `start` of that name by the same object raises LaunchError(cancelled), since names are never used twice.
         """
         ...
 

@@ -1,0 +1,34 @@
+"""How the agent's Java is started, whatever the transport."""
+
+from __future__ import annotations
+
+#: The start of the JVM is most of an agent's start, and processor-bound in a burst: the fast compiler alone
+#: and the collector without threads of its own. An image may carry any Java, hence the first flag.
+FLAGS = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-Xshare:auto",
+)
+
+
+def inbound(*, agent_url: str, name: str) -> tuple[str, ...]:
+    """The part of the command that every inbound agent has.
+
+    Java is run directly, since an image may lack a shell. The secret is read from a file, since arguments are
+    seen by everyone. No `-noReconnect`: a build runs on over a restart of the controller.
+    """
+    return (
+        "{java}",
+        *FLAGS,
+        "-jar",
+        "{jar}",
+        "-url",
+        agent_url,
+        "-secret",
+        "@{secrets}/secret",
+        "-name",
+        name,
+        "-workDir",
+        "{work}",
+    )
