@@ -1,0 +1,91 @@
+"""Labels of queue items where only REST is there to ask, and the helper nodes that make Jenkins tell them.
+
+A Pipeline's `node` step shows its label nowhere but in the sentence why it waits. That sentence leaves it
+out while the controller has no node at all, and names the node instead while exactly one has the label.
+So a node without an agent is made while such an item waits, and removed soon after the last one left:
+one without labels against the first case, one with the labels of the named node against the second.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from urllib.parse import quote
+
+from provisioner.controller.rest_views import RawItem, RawNode, Says
+from provisioner.model.queue import ItemKind, RequestKey
+
+#: How long no Pipeline may wait before the helper nodes go.
+LINGER_S = 10.0
+#: The kind of helper node without labels; every other kind is the name of the node that it is like.
+BARE = "-"
+
+
+class Labels:
+    """Remembers the label of every item that waits, and says which helper nodes are wanted."""
+
+    def __init__(self) -> None:
+        self._known: dict[RequestKey, str | None] = {}
+        self._idle_since: float | None = None
+
+    def resolve(
+        self, items: Mapping[RequestKey, RawItem], nodes: Mapping[str, RawNode]
+    ) -> tuple[dict[RequestKey, str | None], set[str]]:
+        """The label of every item that it is known of, and the kinds of helper nodes that the rest needs.
+
+        An item is left out rather than given a label that may be wrong: what routes it looks at it once.
+        """
+        known: dict[RequestKey, str | None] = {}
+        wanted: set[str] = set()
+        for key, item in items.items():
+            why = item.why
+            if why.says is Says.LABEL:
+                known[key] = why.name
+            elif key in self._known:
+                known[key] = self._known[key]
+            elif item.expression is not None:
+                known[key] = item.expression
+            elif why.says is Says.ANY or (item.kind is not ItemKind.PIPELINE and why.says is Says.NOTHING):
+                known[key] = None
+            elif why.says is Says.NO_NODES:
+                wanted.add(BARE)
+            elif why.says is Says.NODE and why.name is not None:
+                self._by_node(key, why.name, nodes, known, wanted)
+        self._known = known
+        return known, wanted
+
+    @staticmethod
+    def _by_node(
+        key: RequestKey,
+        name: str,
+        nodes: Mapping[str, RawNode],
+        known: dict[RequestKey, str | None],
+        wanted: set[str],
+    ) -> None:
+        node = nodes.get(name)
+        if node is not None and node.label is not None:
+            known[key] = node.label  # made by us, or by our forerunner, for this label
+        elif any(other.placeholder == kind_like(name) for other in nodes.values()):
+            known[key] = name  # a node with the same labels does not match: the expression is the node's own name
+        else:
+            wanted.add(kind_like(name))
+
+    def over(self, items: Collection[RawItem], now_s: float) -> bool:
+        """Whether the helper nodes may go: no Pipeline has waited for a while."""
+        if any(item.kind is ItemKind.PIPELINE for item in items):
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = now_s
+        return now_s - self._idle_since >= LINGER_S
+
+
+def kind_like(node: str) -> str:
+    """The kind of helper node that has the labels of another node."""
+    return f"like:{quote(node, safe='')}"
+
+
+def placeholder_name(owner: str, token: Callable[[int], str] = secrets.token_hex) -> str:
+    """A name for a helper node, never used before."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', owner)}-placeholder-{token(4)}"

@@ -1,0 +1,172 @@
+"""Nodes over plain REST: made, barred and removed, each only with our mark on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from urllib.parse import quote, unquote
+
+from provisioner.controller.labels import BARE, placeholder_name
+from provisioner.controller.port import Launcher, NodeOrder, Registration
+from provisioner.controller.rest import Rest
+from provisioner.controller.rest_views import BAR_REASON, mark, marked_for, placeholder_mark
+from provisioner.controller.threads import DaemonPool
+from provisioner.model.errors import ControllerError
+
+_SECRET = re.compile(r"<argument>([0-9a-f]{64})</argument>")
+_PLAIN_LABEL = re.compile(r"[^\s\"'\\]+")
+
+
+class RestNodes:
+    """The nodes of one owner on one controller."""
+
+    def __init__(self, http: Rest, pool: DaemonPool, owner: str) -> None:
+        self._http = http
+        self._pool = pool
+        self._owner = owner
+        self._ours: set[str] = set()  # names seen or made with our mark
+        self._accepting: dict[str, bool] = {}  # by the newest listing, used up by the first bar
+        self._turn: dict[str, asyncio.Lock] = {}
+
+    def seen(self, accepting: dict[str, bool]) -> None:
+        """The newest listing: our nodes, and whether they take builds."""
+        self._ours = set(accepting)
+        self._accepting = accepting
+        self._turn = {name: lock for name, lock in self._turn.items() if name in accepting or lock.locked()}
+
+    async def register(self, order: NodeOrder) -> Registration:
+        """Two requests: create, read the secret. A node of that name with our mark is taken as it is.
+
+        Raises:
+            ControllerError: 409 where the name is a stranger's; 400 for a transport that needs the bridge.
+        """
+        if order.launcher is Launcher.SSH:
+            raise ControllerError(
+                f"node {order.name}: the transport ssh needs the bridge; set `bridge: auto` or another transport",
+                code=400,
+            )
+        text = mark(self._owner, order.name, order.request.label if order.request else None)
+        description = "\n".join([text, *(f"[provisioner] {line}" for line in order.lines)])
+        created = await self._create(
+            order.name, description, order.labels, order.remote_fs, web_socket=order.launcher is Launcher.WEBSOCKET
+        )
+        if not created and not await self._is_ours(order.name):
+            raise ControllerError(
+                f"controller {self._http.name}: a node named {order.name} exists and is not ours; it is left alone",
+                code=409,
+            )
+        self._ours.add(order.name)
+        return Registration(secret=await self._secret(order.name))
+
+    async def exists(self, name: str) -> bool:
+        """Whether the node exists and is ours."""
+        return await self._is_ours(name)
+
+    async def remove(self, name: str) -> None:
+        """Delete the node; gone already is done.
+
+        Raises:
+            ControllerError: 409 where the node is a stranger's.
+        """
+        if name not in self._ours and not await self._is_ours(name):
+            if await self._description(name) is None:
+                return
+            raise ControllerError(
+                f"controller {self._http.name}: the node {name} is not ours; it is left alone", code=409
+            )
+        await self._delete(name)
+        self._ours.discard(name)
+
+    async def bar(self, name: str) -> None:
+        """Make the node take no further build. Toggling is all that REST has, so the state is read first."""
+        async with self._turn.setdefault(name, asyncio.Lock()):
+            accepting = self._accepting.pop(name, None)
+            if accepting is None:
+                path = f"computer/{quote(name)}/api/json?tree=temporarilyOffline"
+                accepting = not (await self._pool.run(self._http.get, path, op="bar"))["temporarilyOffline"]
+            if accepting:
+                reason = quote(BAR_REASON, safe="")
+                path = f"computer/{quote(name)}/toggleOffline?offlineMessage={reason}"
+                await self._pool.run(self._http.call, "POST", path, op="bar")
+
+    async def place(self, kind: str) -> None:
+        """Make a helper node of this kind (see `labels.py`); it never gets an agent."""
+        labels: list[str] = []
+        if kind != BARE:
+            like = unquote(kind.removeprefix("like:"))
+            path = f"computer/{quote(like)}/api/json?tree=assignedLabels[name]"
+            answer = await self._pool.run(self._http.get, path, op="placeholder")
+            labels = [x["name"] for x in answer["assignedLabels"] if x["name"] != like]
+        name = placeholder_name(self._owner)
+        await self._create(name, placeholder_mark(self._owner, kind), labels, "/nonexistent", web_socket=True)
+
+    async def clear(self, placeholders: Sequence[str]) -> None:
+        """Remove helper nodes."""
+        for name in placeholders:
+            await self._delete(name)
+
+    async def _create(
+        self, name: str, description: str, labels: Sequence[str], remote_fs: str, *, web_socket: bool
+    ) -> bool:
+        """Whether it was made now; False: there is one of that name."""
+        kind = "hudson.slaves.DumbSlave"
+        launcher, always = "hudson.slaves.JNLPLauncher", "hudson.slaves.RetentionStrategy$Always"
+        node = {
+            "name": name,
+            "nodeDescription": description,
+            "numExecutors": "1",
+            "remoteFS": remote_fs,
+            "labelString": " ".join(_label(x) for x in labels),
+            "mode": "EXCLUSIVE",
+            "type": kind,
+            "retentionStrategy": {"stapler-class": always, "$class": always},
+            "nodeProperties": {"stapler-class-bag": "true"},
+            "launcher": {"stapler-class": launcher, "$class": launcher, "webSocket": web_socket},
+        }
+        form = {"name": name, "type": kind, "json": json.dumps(node)}
+        try:
+            await self._pool.run(
+                self._http.call, "POST", "computer/doCreateItem", op="register", form=form, expect=(200, 302)
+            )
+        except ControllerError as error:
+            if error.code == 400 and "already exists" in error.message:
+                return False
+            raise
+        return True
+
+    async def _secret(self, name: str) -> str:
+        path = f"computer/{quote(name)}/jenkins-agent.jnlp"
+        answer = await self._pool.run(self._http.call, "GET", path, op="secret")
+        found = _SECRET.search(answer.text)
+        if found is None:
+            raise ControllerError(
+                f"controller {self._http.name}: the launch file of node {name} holds no secret", code=answer.status
+            )
+        return found[1]
+
+    async def _description(self, name: str) -> str | None:
+        """The node's description; None: there is no such node."""
+        path = f"computer/{quote(name)}/api/json?tree=description"
+        try:
+            answer = await self._pool.run(self._http.get, path, op="node")
+        except ControllerError as error:
+            if error.code == 404:
+                return None
+            raise
+        return answer.get("description") or ""
+
+    async def _is_ours(self, name: str) -> bool:
+        return marked_for(await self._description(name), self._owner, name)
+
+    async def _delete(self, name: str) -> None:
+        path = f"computer/{quote(name)}/doDelete"
+        await self._pool.run(self._http.call, "POST", path, op="remove", expect=(200, 302, 404))
+
+
+def _label(label: str) -> str:
+    """One label as the label field of a node wants it: quoted where Jenkins would split it."""
+    if _PLAIN_LABEL.fullmatch(label):
+        return label
+    return '"' + label.replace("\\", "\\\\").replace('"', '\\"') + '"'
