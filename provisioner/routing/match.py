@@ -55,7 +55,7 @@ class Match:
 
     template: str
     labels: tuple[str, ...]  # for the node; unbound patterns are left out
-    bindings: Mapping[str, str] = field(default_factory=dict)  # what place holders such as {image} stand for
+    bindings: Mapping[str, str] = field(default_factory=dict, hash=False)  # of place holders such as {image}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
