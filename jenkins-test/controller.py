@@ -326,7 +326,8 @@ class RealController:
         )
 
     def console(self, name: str, number: int | str = 1) -> str:
-        return self.request("GET", f"{job_path(name)}{number}/consoleText").text
+        answer = self.request("GET", f"{job_path(name)}{number}/consoleText")
+        return answer.text if answer.status == 200 else f"(no console: {answer.status})"
 
 
 def job_path(name: str) -> str:

@@ -459,6 +459,10 @@ class ProvisionerBridgeNotBuilt implements SubTask, Queue.Executable {
     @Override
     SubTask getParent() { return this }
 
+    /** Both interfaces have a default for it, so the class must choose. */
+    @Override
+    long getEstimatedDuration() { return -1L }
+
     @Override
     void run() {
         AsyncFutureImpl<Queue.Executable> future = (AsyncFutureImpl<Queue.Executable>) item.getFuture()
@@ -940,9 +944,20 @@ class ProvisionerBridge {
             Queue.withLock({ ->
                 if (queued(wanted) != null && !isPending(item)) taken[0] = record.takeOver()
             } as Runnable)
-            return outcome(taken[0] ? 'not_built' : 'gone', null)
+            return taken[0] ? outcome('not_built', urlOfStarted(item)) : outcome('gone', null)
         }
         return outcome(queue.cancel(item) ? 'cancelled' : 'gone', null)
+    }
+
+    /** The record is made a moment later by its executor; the item has left in any case. */
+    private static String urlOfStarted(Queue.Item item) {
+        try {
+            Object build = item.getFuture().getStartCondition().get(5L, TimeUnit.SECONDS)
+            return build instanceof Run ? ((Run) build).getUrl() : null
+        } catch (Exception problem) {
+            complain("waiting for the record of queue item ${item.getId()}", problem)
+            return null
+        }
     }
 
     private static boolean isPending(Queue.Item item) {

@@ -1,0 +1,61 @@
+"""The bridge's script: the package's Groovy file with its one constant filled in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from provisioner.controller.port import BridgeMode
+from provisioner.model.errors import ControllerError
+
+_PLACE = "String PROVISIONER_BRIDGE_PARAMETERS = 'e30='"
+_MARKER = "PROVISIONER-BRIDGE "
+
+
+def render_script(*, replace: bool = False) -> str:
+    """The script that puts the bridge in through the script console, for administrators.
+
+    Args:
+        replace: put it in although the same version is there.
+    """
+    return _render({"mode": BridgeMode.SCRIPT.value, "replace": replace})
+
+
+def render_init(*, user: str, owners: Sequence[str]) -> str:
+    """The file for `init.groovy.d`: the bridge serves that one account, for those owner ids."""
+    return _render({"mode": BridgeMode.INIT.value, "user": user, "owners": list(owners), "replace": True})
+
+
+def render_removal() -> str:
+    """The script that takes every installation of the bridge out again."""
+    return _render({"verb": "remove"})
+
+
+def read_marker(answer: str) -> dict[str, Any]:
+    """What the script says of itself; `/scriptText` answers 200 even for a script that did not compile.
+
+    Raises:
+        ControllerError: the script did not get to its end.
+    """
+    for line in answer.splitlines():
+        if line.startswith(_MARKER):
+            try:
+                said = json.loads(line.removeprefix(_MARKER))
+            except ValueError:
+                break
+            if isinstance(said, dict):
+                return said
+    first = next((line.strip() for line in answer.splitlines() if line.strip()), "nothing")
+    raise ControllerError(f"the bridge's script failed in the controller, which answered: {first[:500]}", code=200)
+
+
+def _render(parameters: dict[str, object]) -> str:
+    """Everything from outside travels as base64 of JSON, so that no text of it can become code."""
+    source = resources.files("provisioner.controller").joinpath("bridge.groovy").read_text(encoding="utf-8")
+    if source.count(_PLACE) != 1:
+        raise ControllerError("bridge.groovy has lost the place for its parameters; reinstall the package")
+    filled = base64.b64encode(json.dumps(parameters).encode()).decode("ascii")
+    return source.replace(_PLACE, f"String PROVISIONER_BRIDGE_PARAMETERS = '{filled}'")
