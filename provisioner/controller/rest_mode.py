@@ -73,7 +73,8 @@ class RestMode:
         self._may_place = True
         self._run_parameters: dict[str, dict[str, str]] = {}  # by build URL
         self._descriptions = Descriptions(http, pool)
-        self._started: set[str] = set()  # agents that were seen with a build
+        self._started: set[str] = set()  # agents that were seen with a build, in this session of the controller
+        self._session = ""
 
     def info(self) -> ControllerInfo:
         """Who answered last."""
@@ -111,6 +112,10 @@ class RestMode:
                 _log.warning("placeholder.left", controller=self._http.name, error=error.message)
             self._placeholders = ()
 
+    async def settle(self) -> None:
+        """Wait until no description is being written any more."""
+        await self._descriptions.settle()
+
     # -- seeing
 
     async def snapshot(self) -> Snapshot:
@@ -132,7 +137,10 @@ class RestMode:
             items = [self._item(key, raw, known[key]) for key, raw in self._keyed(raw_items).items() if key in known]
             views = [n.view for n in raw_nodes if n.view]
             self._see(views)
-            nodes = tuple(replace(v, started_once=v.name in self._started) for v in views)
+            nodes = tuple(
+                replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
+                for v in views
+            )
             return Snapshot(info=self.info(), items=tuple(items), nodes=nodes)
 
     async def _poll(self) -> tuple[list[RawNode], list[RawItem]]:
@@ -213,6 +221,10 @@ class RestMode:
     def _see(self, views: Sequence[NodeView]) -> None:
         """Note what our nodes do; have launch logs shown in builds that have begun."""
         self._nodes.seen({view.name: view.accepting for view in views})
+        if self._session != self._http.session:
+            # a Pipeline that was suspended comes back to its agent: idle does not mean finished yet
+            self._session = self._http.session
+            self._started.clear()
         self._started &= {view.name for view in views}
         for view in views:
             if view.busy and view.build_url and view.name not in self._started:
