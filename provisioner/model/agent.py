@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from provisioner.model.errors import ProvisionerError, Reason
-from provisioner.model.queue import RequestKey
+from provisioner.model.queue import ItemKind, RequestKey
 
 
 class AgentState(StrEnum):
@@ -75,6 +75,8 @@ class Agent:
     state: AgentState
     target: Target
     created_at: datetime
+    kind: ItemKind | None = None  # of the request
+    labels: tuple[str, ...] = ()  # what its node answers to
     attempt: int = 1
     spec: Mapping[str, object] = field(default_factory=dict)  # the template as it was when the agent was planned
     ids: Mapping[str, str] = field(default_factory=dict)

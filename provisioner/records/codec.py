@@ -40,6 +40,8 @@ def load_agent(text: str) -> Agent:
     """An agent from its stored form. Raises ValueError, KeyError or TypeError on a damaged one."""
     data = json.loads(text)
     data["request"] = _key(data["request"])
+    data["kind"] = ItemKind(data["kind"]) if data["kind"] else None
+    data["labels"] = tuple(data["labels"])
     data["state"] = AgentState(data["state"])
     data["target"] = Target(data["target"])
     data["created_at"] = datetime.fromisoformat(data["created_at"])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from provisioner.model.agent import Agent
 from provisioner.model.errors import ProvisionerError
+from provisioner.model.queue import RequestKey
 from provisioner.model.request import Request
 from provisioner.records.codec import dump_agent, dump_request, load_agent, load_request
 
@@ -163,9 +164,9 @@ class Store:
             "INSERT OR REPLACE INTO requests VALUES (?, ?)", (str(request.item.key), dump_request(request))
         )
 
-    def forget_request(self, request: Request) -> None:
+    def forget_request(self, key: RequestKey) -> None:
         """Drop the record of a request that left the queue. Idempotent."""
-        self._db.execute("DELETE FROM requests WHERE key = ?", (str(request.item.key),))
+        self._db.execute("DELETE FROM requests WHERE key = ?", (str(key),))
 
     def requests(self) -> list[Request]:
         """Every request that has not left the queue, as far as is known."""

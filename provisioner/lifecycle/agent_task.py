@@ -1,0 +1,145 @@
+"""One agent's reconciler: closes the gap between its record and the wanted state, one step at a time.
+
+Each state has one step. A step may be cut short at any instant, by the death of the process too, and be
+taken again from the record: acts are idempotent, and what they found out is written before the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from provisioner.config import Template
+from provisioner.lifecycle.facts import Facts
+from provisioner.lifecycle.launchlog import LaunchLog
+from provisioner.model.agent import Agent, AgentState, Target
+from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
+from provisioner.model.queue import RequestKey
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.clock import Clock
+    from provisioner.records.store import Store
+
+log = structlog.get_logger()
+
+_RETRY_FIRST_S = 0.5
+_RETRY_MOST_S = 30.0
+_MOST_INTERNAL_ERRORS = 5
+
+
+class Steps(Protocol):
+    """What is done in each state; returns when the state is left, having moved the agent."""
+
+    async def take(self, task: AgentTask) -> None:
+        """Take the step of the agent's present state."""
+        ...
+
+
+class AgentTask:
+    """The one who works on an agent. Everybody else only writes facts and the target."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        store: Store,
+        clock: Clock,
+        steps: Steps,
+        taken_over: bool,
+        on_failed: Callable[[Agent, ProvisionerError], None],
+        on_gone: Callable[[Agent], None],
+    ) -> None:
+        self.agent = agent
+        #: as it was when the agent was planned, whatever the configuration says now
+        self.template = Template.from_spec(dict(agent.spec))
+        self.facts = Facts()
+        self.clock = clock
+        self.log = LaunchLog(agent.name, store, clock)
+        #: whether an earlier process began with this agent, so that a step may have been cut short
+        self.taken_over = taken_over
+        self._began = clock.monotonic()
+        self._lived_before_s = (clock.now() - agent.created_at).total_seconds() if taken_over else 0.0
+        self._store = store
+        self._steps = steps
+        self._on_failed = on_failed
+        self._on_gone = on_gone
+        self._internal_errors = 0
+
+    @property
+    def doomed(self) -> bool:
+        """Whether it is wanted gone."""
+        return self.agent.target is Target.GONE
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was planned; a jump of the wall clock counts at a restart only."""
+        return max(0.0, self._lived_before_s) + self.clock.monotonic() - self._began
+
+    def save(self, agent: Agent) -> None:
+        """Put the record on disk and in force."""
+        self._store.save_agent(agent, self.clock.now())
+        self.agent = agent
+
+    def move(self, state: AgentState) -> None:
+        """Go to another state; on disk when this returns."""
+        self.save(self.agent.moved(state, self.clock.now()))
+        log.debug("agent.moved", agent=self.agent.name, state=state.value)
+
+    def want_gone(self, reason: Reason | None, detail: str) -> None:
+        """Write the target; the first reason stays. Idempotent."""
+        if self.doomed or not self.agent.live:
+            return
+        self.save(
+            replace(
+                self.agent, target=Target.GONE, reason=self.agent.reason or reason, detail=self.agent.detail or detail
+            )
+        )
+        self.facts.touch()
+
+    def rekey(self, request: RequestKey | None) -> None:
+        """It serves another request than it was made for."""
+        self.save(replace(self.agent, request=request))
+
+    def keep(self) -> None:
+        """Take a wish to have it gone back: a build turned out to run on it."""
+        self.save(replace(self.agent, target=Target.SERVE, reason=None, detail=""))
+
+    def fail(self, error: ProvisionerError) -> None:
+        """The agent did not get as far as its build: tell why, and take it down."""
+        if not self.agent.reason:
+            self.save(replace(self.agent, reason=error.reason, detail=error.message))
+        self._on_failed(self.agent, error)
+        self.move(AgentState.REMOVING)
+
+    async def run(self) -> None:
+        """Work until the agent is gone."""
+        pause_s = _RETRY_FIRST_S
+        while self.agent.live:
+            state = self.agent.state
+            try:
+                await self._steps.take(self)
+                pause_s = _RETRY_FIRST_S
+            except (LaunchError, ControllerError) as error:
+                if state is not AgentState.REMOVING and not error.retryable:
+                    self.fail(error)
+                    continue
+                # A failed teardown stays a record that is tried again, never "gone".
+                log.warning("agent.retry", agent=self.agent.name, state=state.value, problem=error.message)
+                await self._pause(pause_s)
+                pause_s = min(_RETRY_MOST_S, pause_s * 2)
+            except Exception as error:
+                self._internal_errors += 1
+                log.exception("agent.fault", agent=self.agent.name, state=state.value)
+                if self._internal_errors >= _MOST_INTERNAL_ERRORS and self.agent.state is not AgentState.REMOVING:
+                    self.fail(ProvisionerError(f"internal error while {state.value}: {error!r}"))
+                await self._pause(pause_s)
+                pause_s = min(_RETRY_MOST_S, pause_s * 2)
+        self._on_gone(self.agent)
+
+    async def _pause(self, pause_s: float) -> None:
+        was_doomed = self.doomed
+        self.facts.hurry = False
+        await self.facts.wait(lambda: self.facts.hurry or (self.doomed and not was_doomed), self.clock, pause_s)

@@ -1,0 +1,106 @@
+"""What all parts of the lifecycle share: records, clock, controllers, providers, and who is at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from provisioner.config import Settings
+from provisioner.controller.port import Controller
+from provisioner.lifecycle.agent_task import AgentTask
+from provisioner.lifecycle.clock import Clock
+from provisioner.lifecycle.providers import ProviderHandle
+from provisioner.lifecycle.requests import RequestBook
+from provisioner.model.queue import RequestKey
+from provisioner.records.store import Store
+from provisioner.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class ControllerHandle:
+    """One controller and what is known of it now."""
+
+    name: str
+    agent_url: str
+    port: Controller
+    up: bool = False
+    seen: bool = False  # a complete snapshot has come since this process runs: absence means something
+    problem: str = "not reached yet"
+    quieting_down: bool = False
+    session: str = ""
+    last_contact: float = 0.0  # monotonic
+    busy_strangers: frozenset[str] = frozenset()  # nodes with our mark and a running build, and no record here
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """The shared state of one sidecar; touched from the event loop's thread only."""
+
+    settings: Settings
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    controllers: dict[str, ControllerHandle] = field(default_factory=dict)
+    providers: dict[str, ProviderHandle] = field(default_factory=dict)
+    agents: dict[str, AgentTask] = field(default_factory=dict)
+    by_request: dict[RequestKey, AgentTask] = field(default_factory=dict)
+    book: RequestBook
+    plan_again: asyncio.Event = field(default_factory=asyncio.Event)
+    ticks: dict[str, float] = field(default_factory=dict)  # last turn of each loop, monotonic
+    _errands: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def busy_strangers(self) -> frozenset[str]:
+        """Agents of ours that run a build although no record knows them: the state file was lost."""
+        return frozenset().union(*(c.busy_strangers for c in self.controllers.values()))
+
+    def enter(self, task: AgentTask) -> None:
+        """An agent is at work."""
+        self.agents[task.agent.name] = task
+        if task.agent.request is not None:
+            self.by_request[task.agent.request] = task
+
+    def leave(self, task: AgentTask) -> None:
+        """An agent is gone."""
+        self.agents.pop(task.agent.name, None)
+        if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
+            del self.by_request[task.agent.request]
+
+    def rekey(self, task: AgentTask, request: RequestKey) -> None:
+        """An agent serves another request than it was made for."""
+        if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
+            del self.by_request[task.agent.request]
+        task.rekey(request)
+        self.by_request[request] = task
+
+    def agents_of(self, controller: str) -> Iterable[AgentTask]:
+        """The live agents of one controller."""
+        return [task for task in self.agents.values() if task.agent.controller == controller]
+
+    def tick(self, loop: str) -> None:
+        """A loop says that it is alive."""
+        self.ticks[loop] = self.clock.monotonic()
+
+    def errand(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run something beside the loops; a failure is logged and never ends them."""
+        task = asyncio.create_task(work, name=name)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+        return task
+
+    def _errand_done(self, task: asyncio.Task[Any]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("errand.failed", errand=task.get_name(), error=str(error), exc_info=error)
+
+    async def end_errands(self) -> None:
+        """Cancel what is still under way; everything is taken up again at the next start."""
+        for task in tuple(self._errands):
+            task.cancel()
+        await asyncio.gather(*self._errands, return_exceptions=True)

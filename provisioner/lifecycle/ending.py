@@ -1,0 +1,104 @@
+"""How an agent ends: the reason in words, and the removal of node and instance from any checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from provisioner.backends.contract import Backend, InstanceState, Status
+from provisioner.controller.port import Controller
+from provisioner.model.agent import AgentState
+from provisioner.model.errors import NEXT_STEP, LaunchError, ProvisionerError, Reason
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.agent_task import AgentTask
+
+#: Phases told in the last line: label, from, to.
+_PHASES = (
+    ("registered", AgentState.PLANNED, AgentState.STARTING),
+    ("started", AgentState.STARTING, AgentState.CONNECTING),
+    ("connected", AgentState.CONNECTING, AgentState.IDLE),
+    ("build taken", AgentState.IDLE, AgentState.RUNNING),
+    ("ran", AgentState.RUNNING, AgentState.FINISHED),
+)
+
+
+def error_lines(error: ProvisionerError) -> list[str]:
+    """What the console shows of a failure: the reason, its slug, the last lines, what to do next."""
+    lines = [f"Launch failed: {error.message} ({error.reason.value})"]
+    if error.tail:
+        lines.append("Last lines of the instance:")
+        lines.extend(f"    {line}" for line in error.tail)
+    lines.append(f"What to do: {NEXT_STEP[error.reason]}")
+    return lines
+
+
+async def failure_of(task: AgentTask, backend: Backend, status: Status, *, connected: bool) -> LaunchError:
+    """Why an instance that no longer runs ended, with its last lines."""
+    try:
+        tail = await backend.log_tail(task.agent.name, task.agent.ids)
+    except LaunchError:
+        tail = ()
+    reason = Reason.AGENT_LOST if connected else Reason.AGENT_EXITED
+    when = "while its build ran or was about to" if connected else "before its agent connected"
+    if status.out_of_memory:
+        return LaunchError(f"the instance ran out of memory {when}", reason=Reason.OUT_OF_MEMORY, tail=tail)
+    if status.state is InstanceState.MISSING:
+        return LaunchError(f"the instance was removed by somebody else {when}", reason=reason, tail=tail)
+    code = "" if status.exit_code is None else f" with exit code {status.exit_code}"
+    detail = f" ({status.detail})" if status.detail else ""
+    return LaunchError(f"the instance ended{code} {when}{detail}", reason=reason, tail=tail)
+
+
+async def take_down(task: AgentTask, controller: Controller, backend: Backend) -> None:
+    """Remove node and instance side by side; what succeeded is on disk even if the other one failed.
+
+    Raises:
+        ControllerError: the node could not be removed; call again.
+        LaunchError: the instance could not be removed; call again.
+    """
+    results = await asyncio.gather(
+        _remove_node(task, controller), _remove_instance(task, backend), return_exceptions=True
+    )
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _remove_node(task: AgentTask, controller: Controller) -> None:
+    if task.agent.node_removed:
+        return
+    if AgentState.REGISTERING in task.agent.marks:
+        lines = task.log.take()
+        summary = phases(task)
+        if summary:
+            task.log.say(summary)
+            lines += task.log.take()
+        try:
+            await controller.remove(task.agent.name, lines)
+        except BaseException:
+            task.log.give_back([line for line in lines if line != summary])
+            raise
+    task.save(replace(task.agent, node_removed=True))
+
+
+async def _remove_instance(task: AgentTask, backend: Backend) -> None:
+    if task.agent.instance_removed:
+        return
+    if AgentState.STARTING in task.agent.marks:
+        await backend.stop(task.agent.name, task.agent.ids)
+    task.save(replace(task.agent, instance_removed=True))
+
+
+def phases(task: AgentTask) -> str:
+    """One line with the time of each phase that was reached; empty if the build never ran."""
+    marks = task.agent.marks
+    if AgentState.FINISHED not in marks:
+        return ""
+    parts = [
+        f"{label} {(marks[end] - marks[begin]).total_seconds():.2f} s"
+        for label, begin, end in _PHASES
+        if begin in marks and end in marks
+    ]
+    return f"Agent {task.agent.name} is done: {', '.join(parts)}"

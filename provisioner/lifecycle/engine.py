@@ -1,0 +1,115 @@
+"""All loops of the lifecycle under one roof: observers, planner, reconcilers, sweeps."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from provisioner.lifecycle.agent_task import AgentTask
+from provisioner.lifecycle.desk import Desk
+from provisioner.lifecycle.failing import Failing
+from provisioner.lifecycle.observer import Observer
+from provisioner.lifecycle.planner import Planner
+from provisioner.lifecycle.steps import AgentSteps
+from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
+from provisioner.model.agent import Agent, Target
+
+log = structlog.get_logger()
+
+_PRUNE_EVERY_S = 300.0
+_KEEP_GONE = timedelta(hours=24)
+
+
+class Engine:
+    """The lifecycle of every request and agent of one sidecar."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._steps = AgentSteps(desk)
+        self.failing = Failing(desk)
+        self.planner = Planner(desk, self.launch, self.failing)
+        self.node_sweeps = {name: NodeSweep(desk, c) for name, c in desk.controllers.items()}
+        self.instance_sweeps = {name: InstanceSweep(desk, p) for name, p in desk.providers.items()}
+
+    def take_over(self) -> int:
+        """Put every agent of the records back to work after a restart; how many."""
+        for agent in self.desk.store.live_agents():
+            if agent.controller not in self.desk.controllers or agent.provider not in self.desk.providers:
+                log.error(
+                    "agent.unreachable",
+                    agent=agent.name,
+                    problem=f"the configuration no longer has controller {agent.controller} or provider "
+                    f"{agent.provider}; put it back until this agent is gone",
+                )
+                continue
+            self._work_on(agent, taken_over=True)
+            if agent.request is not None and agent.target is Target.SERVE:
+                self.desk.book.expect(agent.request, agent.name)
+        return len(self.desk.agents)
+
+    def launch(self, agent: Agent) -> None:
+        """Write a planned agent down and put someone to work on it."""
+        self.desk.store.save_agent(agent, self.desk.clock.now())
+        self._work_on(agent, taken_over=False)
+
+    def _work_on(self, agent: Agent, *, taken_over: bool) -> None:
+        task = AgentTask(
+            agent,
+            store=self.desk.store,
+            clock=self.desk.clock,
+            steps=self._steps,
+            taken_over=taken_over,
+            on_failed=self.failing.launch_failed,
+            on_gone=self._gone,
+        )
+        self.desk.enter(task)
+        self.desk.errand(task.run(), name=f"agent {agent.name}")
+
+    def _gone(self, agent: Agent) -> None:
+        task = self.desk.agents[agent.name]
+        self.desk.leave(task)
+        self.desk.book.released(agent)
+        self.desk.plan_again.set()
+        marks = {state: round((at - agent.created_at).total_seconds(), 3) for state, at in agent.marks.items()}
+        log.info(
+            "agent.done",
+            agent=agent.name,
+            template=agent.template,
+            provider=agent.provider,
+            reason=agent.reason.value if agent.reason else "",
+            **marks,
+        )
+
+    def ended(self, agent: str) -> None:
+        """A provider saw an instance end."""
+        if task := self.desk.agents.get(agent):
+            task.facts.ended = True
+            task.facts.touch()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        for provider in self.desk.providers.values():
+            provider.on_change = self._provider_changed
+            provider.on_ended = self.ended
+        async with asyncio.TaskGroup() as group:
+            for name, controller in self.desk.controllers.items():
+                group.create_task(Observer(self.desk, controller, self.node_sweeps[name]).run(), name=f"watch {name}")
+            for provider in self.desk.providers.values():
+                tick = f"provider {provider.name}"
+                group.create_task(provider.watch(self.desk.clock, lambda t=tick: self.desk.tick(t)), name=tick)  # type: ignore[misc]
+                group.create_task(self.instance_sweeps[provider.name].run(), name=f"sweep {provider.name}")
+            group.create_task(self.planner.run(), name="planner")
+            group.create_task(self._prune(), name="prune")
+
+    def _provider_changed(self) -> None:
+        self.desk.plan_again.set()
+        for task in self.desk.agents.values():
+            task.facts.hurry = True
+            task.facts.touch()
+
+    async def _prune(self) -> None:
+        while True:
+            self.desk.store.prune(self.desk.clock.now(), _KEEP_GONE)
+            await self.desk.clock.sleep(_PRUNE_EVERY_S)

@@ -1,0 +1,274 @@
+"""What one controller shows, turned into facts about agents and entries of the request book."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from provisioner.controller.port import (
+    BridgeMode,
+    BuildFinished,
+    BuildStarted,
+    Fate,
+    FateOf,
+    ItemBuildable,
+    ItemLeft,
+    NodeOffline,
+    NodeOnline,
+    Observation,
+    Snapshot,
+    Unreachable,
+)
+from provisioner.lifecycle.orders import node_order
+from provisioner.model.agent import AgentState
+from provisioner.model.errors import ControllerError, Reason
+from provisioner.model.queue import ItemKind, NodeView, RequestKey
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.agent_task import AgentTask
+    from provisioner.lifecycle.desk import ControllerHandle, Desk
+    from provisioner.lifecycle.sweep import NodeSweep
+
+log = structlog.get_logger()
+
+#: Passes in a row that must agree before absence is believed: one pass may have been under way already.
+_PASSES = 2
+#: How long an agent may wait for its taken item to show as a build on it.
+_STARTED_GRACE_S = 15.0
+#: How long a Pipeline may take to resume on its agent after a restart of the controller.
+_RESUME_GRACE_S = 90.0
+
+_UNSTARTED = (AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE)
+_EXPECTED = (AgentState.CONNECTING, AgentState.IDLE, AgentState.RUNNING)
+
+
+class Observer:
+    """The eyes on one controller."""
+
+    def __init__(self, desk: Desk, controller: ControllerHandle, sweep: NodeSweep) -> None:
+        self._desk = desk
+        self._me = controller
+        self._sweep = sweep
+        self._asked: set[RequestKey] = set()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        async for seen in self._me.port.watch():
+            self._desk.tick(f"watch {self._me.name}")
+            self.apply(seen)
+
+    def apply(self, seen: Observation) -> None:
+        """Take one observation in; never waits."""
+        if not isinstance(seen, Unreachable):
+            self._reached()
+        match seen:
+            case Snapshot():
+                self._snapshot(seen)
+            case ItemBuildable(item=item):
+                if self._desk.book.see(item):
+                    self._desk.plan_again.set()
+            case ItemLeft():
+                self._left(seen)
+            case NodeOnline(name=name):
+                self._node(name, online=True)
+            case NodeOffline(name=name, cause=cause):
+                self._node(name, online=False, cause=cause)
+            case BuildStarted():
+                self._started(seen.name, seen.queue_id, seen.build_url)
+            case BuildFinished(name=name):
+                if task := self._desk.agents.get(name):
+                    task.facts.started = task.facts.finished = True
+                    task.facts.touch()
+            case Unreachable(message=message):
+                self._unreachable(message)
+
+    def _reached(self) -> None:
+        self._me.last_contact = self._desk.clock.monotonic()
+        if not self._me.up:
+            self._me.up, self._me.problem = True, ""
+            log.info("controller.up", controller=self._me.name)
+            for task in self._desk.agents_of(self._me.name):
+                task.facts.hurry = True
+                task.facts.touch()
+            self._desk.plan_again.set()
+
+    def _unreachable(self, message: str) -> None:
+        if self._me.up or self._me.problem != message:
+            log.warning("controller.unreachable", controller=self._me.name, problem=message)
+        self._me.up, self._me.problem = False, message
+
+    def _snapshot(self, seen: Snapshot) -> None:
+        if self._me.session and self._me.session != seen.info.session:
+            log.info("controller.restarted", controller=self._me.name)
+            self._restarted()
+        if (self._me.session, self._me.seen) != (seen.info.session, True):
+            self._desk.plan_again.set()
+        self._me.session = seen.info.session
+        if self._me.quieting_down is not seen.info.quieting_down:
+            self._me.quieting_down = seen.info.quieting_down
+            self._desk.plan_again.set()
+        for item in sorted(seen.items, key=lambda i: (i.buildable_ms or i.key.since_ms, i.key.queue_id)):
+            if self._desk.book.see(item):
+                self._desk.plan_again.set()
+        self._nodes(seen)
+        if not seen.complete:
+            return
+        if not self._me.seen:
+            self._me.seen = True
+            for task in self._desk.agents_of(self._me.name):
+                task.facts.touch()
+        present = {item.key for item in seen.items}
+        expected = {t.agent.request for t in self._desk.agents_of(self._me.name) if t.agent.state in _UNSTARTED}
+        for key in expected.union(self._desk.book.known(self._me.name)):
+            if key is not None and key not in present:
+                self._ask(key)
+        self._sweep.look(seen, self._desk.agents)
+
+    def _restarted(self) -> None:
+        """Freestyle builds died with the controller; Pipelines will come back for their agents."""
+        for task in self._desk.agents_of(self._me.name):
+            task.facts.online = False
+            if task.agent.state is AgentState.RUNNING:
+                task.facts.resume_until = self._desk.clock.monotonic() + _RESUME_GRACE_S
+
+    def _nodes(self, seen: Snapshot) -> None:
+        views = {view.name: view for view in seen.nodes}
+        waiting_for = {item.label for item in seen.items}
+        for task in self._desk.agents_of(self._me.name):
+            view = views.get(task.agent.name)
+            if view is None:
+                if seen.complete and task.agent.state in _EXPECTED:
+                    task.facts.missing_passes += 1
+                    if task.facts.missing_passes >= _PASSES:
+                        task.facts.vanished = True
+                        task.facts.touch()
+                continue
+            task.facts.missing_passes = 0
+            self._view(task, view, seen, resumes=view.name in waiting_for)
+
+    def _view(self, task: AgentTask, view: NodeView, seen: Snapshot, *, resumes: bool) -> None:
+        facts = task.facts
+        before = (facts.online, facts.started, facts.finished)
+        if not view.known and task.agent.state is not AgentState.REMOVING:
+            self._desk.errand(self._adopt(task), name=f"adopt {view.name}")
+        facts.online = view.online
+        facts.offline_cause = view.offline_cause or ""
+        if view.busy or view.started_once:
+            self._started(view.name, view.queue_id, view.build_url)
+        if view.busy:
+            facts.idle_passes, facts.resume_until = 0, None
+        elif view.finished:
+            facts.finished = True
+        elif task.agent.state is AgentState.RUNNING:
+            self._idle_while_running(task, view, seen, resumes=resumes)
+        if before != (facts.online, facts.started, facts.finished):
+            facts.touch()
+
+    def _idle_while_running(self, task: AgentTask, view: NodeView, seen: Snapshot, *, resumes: bool) -> None:
+        facts = task.facts
+        if facts.resume_until is not None:
+            # after a restart of the controller its Pipeline may still come back for it
+            over = self._desk.clock.monotonic() > facts.resume_until
+            if resumes or not (over or task.agent.kind is ItemKind.FREESTYLE):
+                return
+        elif seen.info.mode is not BridgeMode.OFF and view.started_once:
+            return  # the bridge will say when it is finished
+        facts.idle_passes += 1
+        if facts.idle_passes >= _PASSES:
+            facts.finished = True
+
+    async def _adopt(self, task: AgentTask) -> None:
+        request = self._desk.book.get(task.agent.request)
+        started = task.facts.started or task.agent.state in (AgentState.RUNNING, AgentState.FINISHED)
+        backend = self._desk.providers[task.agent.provider].backend
+        root = backend.remote_root(task.agent.owner, task.agent.name, task.template.remote_fs)
+        await self._me.port.adopt(
+            node_order(task.agent, task.template, request.item if request else None, root, started=started)
+        )
+
+    def _node(self, name: str, *, online: bool, cause: str = "") -> None:
+        if task := self._desk.agents.get(name):
+            task.facts.online, task.facts.offline_cause = online, cause
+            task.facts.touch()
+
+    def _started(self, name: str, queue_id: int | None, build_url: str | None) -> None:
+        task = self._desk.agents.get(name)
+        if task is None:
+            return
+        first = not task.facts.started
+        task.facts.started = True
+        task.facts.build_url = task.facts.build_url or build_url
+        task.facts.touch()
+        if not first:
+            return
+        own = self._desk.book.get(task.agent.request)
+        if queue_id is not None and (task.agent.request is None or task.agent.request.queue_id != queue_id):
+            self._stolen(task, queue_id)
+        elif own is not None:
+            self._desk.book.gone(own.item.key)
+
+    def _stolen(self, task: AgentTask, queue_id: int) -> None:
+        """Without the bridge another build of the same label may take a node: the two agents swap builds."""
+        other = self._desk.book.find(self._me.name, queue_id)
+        if other is None:
+            return
+        log.warning("agent.took_another_build", agent=task.agent.name, queue_id=queue_id)
+        own = self._desk.book.get(task.agent.request)
+        twin = self._desk.agents.get(other.agent or "")
+        self._desk.book.gone(other.item.key)
+        self._desk.rekey(task, other.item.key)
+        if own is not None:
+            if twin is not None:
+                self._desk.rekey(twin, own.item.key)
+            self._desk.book.handed_over(own, twin.agent.name if twin else None)
+            self._desk.plan_again.set()
+
+    def _left(self, seen: ItemLeft) -> None:
+        request = self._desk.book.find(self._me.name, seen.queue_id)
+        key = request.item.key if request else self._desk.book.find_unserved(self._me.name, seen.queue_id)
+        if key is None or key.since_ms != seen.since_ms:
+            return
+        fate = Fate.CANCELLED if seen.cancelled else Fate.STARTED
+        self._resolve(key, FateOf(fate=fate, node=seen.node))
+
+    def _ask(self, key: RequestKey) -> None:
+        if key not in self._asked:
+            self._asked.add(key)
+            self._desk.errand(self._ask_now(key), name=f"fate {key}")
+
+    async def _ask_now(self, key: RequestKey) -> None:
+        try:
+            fate = await self._me.port.fate(key)
+        except ControllerError as error:
+            log.info("fate.unknown", request=str(key), problem=error.message)
+            return
+        finally:
+            self._asked.discard(key)
+        if fate.fate is not Fate.WAITING:
+            self._resolve(key, fate)
+
+    def _resolve(self, key: RequestKey, fate: FateOf) -> None:
+        if fate.fate is Fate.STARTED and (taker := self._desk.agents.get(fate.node or "")) is not None:
+            self._started(taker.agent.name, key.queue_id, fate.build_url)
+        self._desk.book.gone(key)
+        self._desk.plan_again.set()
+        agent = self._desk.by_request.get(key)
+        if agent is None or agent.facts.started or agent.doomed:
+            return
+        if fate.fate is Fate.CANCELLED:
+            agent.want_gone(Reason.CANCELLED, "its queue item was cancelled")
+        elif fate.node not in (None, agent.agent.name):
+            agent.want_gone(None, f"its build was taken by {fate.node or 'the built-in node'}")
+        elif fate.node == agent.agent.name and fate.building is False:
+            agent.facts.started = agent.facts.finished = True
+            agent.facts.touch()
+        else:
+            self._desk.errand(self._expect_start(agent), name=f"expect {agent.agent.name}")
+
+    async def _expect_start(self, task: AgentTask) -> None:
+        """The item left the queue; a build shows on its agent soon, or was so short that no poll saw it."""
+        facts = task.facts
+        await facts.wait(lambda: facts.started or task.doomed, self._desk.clock, _STARTED_GRACE_S)
+        if not facts.started and not task.doomed:
+            task.want_gone(None, "its build ran and ended unseen, or was taken elsewhere")

@@ -1,0 +1,54 @@
+"""From a template and an agent's name to what is ordered: a node at the controller, an instance at the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from provisioner.backends.contract import Order, SecretFile
+from provisioner.config import Template
+from provisioner.controller.port import Launcher, NodeOrder
+from provisioner.model.agent import Agent
+from provisioner.model.queue import QueueItem
+from provisioner.transports import agent_command
+
+
+def node_order(
+    agent: Agent,
+    template: Template,
+    item: QueueItem | None,
+    root: str,
+    *,
+    lines: Sequence[str] = (),
+    started: bool = False,
+) -> NodeOrder:
+    """The node of an agent."""
+    return NodeOrder(
+        name=agent.name,
+        owner=agent.owner,
+        labels=agent.labels,
+        remote_fs=root,
+        request=item,
+        launcher=Launcher(template.transport),
+        lines=tuple(lines),
+        started=started,
+    )
+
+
+def instance_order(
+    agent: Agent, template: Template, *, backend: str, agent_url: str, secret: str, agent_jar: bytes
+) -> Order:
+    """The instance of an agent; the secret goes in as a file."""
+    return Order(
+        agent=agent.name,
+        owner=agent.owner,
+        image=template.image_for(backend),
+        command=agent_command(transport=template.transport, agent_url=agent_url, name=agent.name),
+        remote_fs=template.remote_fs,
+        files=(SecretFile(name="secret", content=secret.encode()),),
+        agent_jar=agent_jar,
+        run_as=template.run_as,
+        env=dict(template.env),
+        pull=template.pull,
+        pull_timeout_s=template.timeouts.pull_s,
+        template=agent.spec,
+    )

@@ -1,0 +1,124 @@
+"""From waiting requests to planned agents: routing and capacity decide, the planner writes it down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from provisioner.capacity.placement import Asked, Place, place
+from provisioner.capacity.room import Condition, Plant, ProviderState
+from provisioner.lifecycle.failing import Failing
+from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
+from provisioner.model.request import Request
+from provisioner.routing.match import Router
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.desk import Desk
+
+log = structlog.get_logger()
+
+#: Even if nothing happens, look again: a pause of a request or of a provider may be over.
+_LOOK_EVERY_S = 5.0
+
+
+class Planner:
+    """One loop over all controllers, so that no cap is exceeded at any instant."""
+
+    def __init__(self, desk: Desk, launch: Callable[[Agent], None], failing: Failing) -> None:
+        self._desk = desk
+        self._launch = launch
+        self._failing = failing
+        self.stopped = False  # when draining: nothing new is placed
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        """Take the desk's settings: templates, limits, routes."""
+        settings = self._desk.settings
+        self._templates = {template.name: template for template in settings.templates}
+        self._router = Router(settings.templates)
+
+    async def run(self) -> None:
+        """Plan for ever, whenever there is a reason to."""
+        while True:
+            self._desk.tick("planner")
+            try:
+                async with asyncio.timeout(self._pause_s()):
+                    await self._desk.plan_again.wait()
+            except TimeoutError:
+                pass
+            self._desk.plan_again.clear()
+            if not self.stopped:
+                self.plan()
+
+    def plan(self) -> None:
+        """One pass: every request that can get an agent now gets one."""
+        self._failing.take_up()
+        desk = self._desk
+        free = desk.settings.limits.agents - len(desk.agents)
+        if free <= 0:
+            return
+        heads = [r for r in desk.book.waiting(free) if self._answers(r)]
+        if not heads:
+            return
+        asked = [Asked(key=r.item.key, routing=self._router.match(r.item)) for r in heads]
+        requests = {r.item.key: r for r in heads}
+        for decision in place(asked, plant=self.plant(), agents=[t.agent for t in desk.agents.values()]):
+            if isinstance(decision, Place):
+                self._begin(requests[decision.key], decision)
+
+    def plant(self) -> Plant:
+        """What may be used now."""
+        desk = self._desk
+        return Plant(
+            templates=self._templates,
+            providers={provider.name: provider for provider in desk.settings.providers},
+            limits=desk.settings.limits,
+            conditions={name: self._condition(name) for name in desk.providers},
+        )
+
+    def _condition(self, name: str) -> Condition:
+        provider = self._desk.providers[name]
+        if provider.drained:
+            return Condition(state=ProviderState.DRAINING, reason="`provisioner drain`")
+        if not provider.up:
+            return Condition(state=ProviderState.UNREACHABLE, reason=provider.problem)
+        return Condition()
+
+    def _answers(self, request: Request) -> bool:
+        """Whether its controller is there to register a node, and lets builds start."""
+        controller = self._desk.controllers[request.item.key.controller]
+        return controller.up and controller.seen and not controller.quieting_down
+
+    def _begin(self, request: Request, decision: Place) -> None:
+        match = self._desk.book.match(request)
+        if match is None:
+            return
+        now = self._desk.clock.now()
+        agent = Agent(
+            name=new_agent_name(decision.template),
+            owner=self._desk.settings.id,
+            controller=request.item.key.controller,
+            template=decision.template,
+            provider=decision.provider,
+            request=request.item.key,
+            kind=request.item.kind,
+            labels=match.labels,
+            state=AgentState.PLANNED,
+            target=Target.SERVE,
+            created_at=now,
+            attempt=request.attempts + 1,
+            spec=self._templates[decision.template].spec(),
+            marks={AgentState.PLANNED.value: now},
+        )
+        self._desk.book.served(request, agent.name)
+        log.info("agent.planned", agent=agent.name, request=str(request.item.key), provider=agent.provider)
+        self._launch(agent)
+
+    def _pause_s(self) -> float:
+        wake = self._desk.book.next_wake()
+        if wake is None:
+            return _LOOK_EVERY_S
+        return min(_LOOK_EVERY_S, max(0.05, (wake - self._desk.clock.now()).total_seconds()))

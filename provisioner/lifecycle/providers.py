@@ -1,0 +1,81 @@
+"""The providers: opened, reopened after an outage, and watched for instances that end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from provisioner.backends.contract import Backend
+from provisioner.lifecycle.clock import Clock
+from provisioner.model.errors import LaunchError
+
+log = structlog.get_logger()
+
+_REOPEN_FIRST_S = 1.0
+_REOPEN_MOST_S = 30.0
+_TICK_S = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class ProviderHandle:
+    """One provider and what is known of it now."""
+
+    name: str
+    kind: str
+    backend: Backend
+    max_agents: int
+    agent_url: str | None = None
+    up: bool = False
+    drained: bool = False
+    problem: str = "not reached yet"
+    on_change: Callable[[], None] = field(default=lambda: None)
+    on_ended: Callable[[str], None] = field(default=lambda _agent: None)
+    _again: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def lost(self, message: str) -> None:
+        """A call found the provider out of reach; the watch brings it back."""
+        if self.up:
+            log.warning("provider.lost", provider=self.name, problem=message)
+        self.up, self.problem = False, message
+        self._again.set()
+        self.on_change()
+
+    async def watch(self, clock: Clock, tick: Callable[[], None]) -> None:
+        """Keep the provider open for ever and report instances that end."""
+        pause_s = _REOPEN_FIRST_S
+        while True:
+            tick()
+            self._again.clear()
+            try:
+                await self.backend.open()
+                log.info("provider.open", provider=self.name, backend=self.kind)
+                self.up, self.problem, pause_s = True, "", _REOPEN_FIRST_S
+                self.on_change()
+                await self._follow(tick)
+            except LaunchError as error:
+                self.lost(error.message)
+            await clock.sleep(pause_s)
+            pause_s = min(_REOPEN_MOST_S, pause_s * 2)
+
+    async def _follow(self, tick: Callable[[], None]) -> None:
+        """Report ends until the stream breaks or a call elsewhere found the provider lost."""
+        following = asyncio.create_task(self._report())
+        lost = asyncio.create_task(self._again.wait())
+        try:
+            while not (following.done() or lost.done()):
+                tick()
+                await asyncio.wait({following, lost}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+                self.lost("its event stream ended")
+        finally:
+            following.cancel()
+            lost.cancel()
+            await asyncio.gather(following, lost, return_exceptions=True)
+
+    async def _report(self) -> None:
+        async for ended in self.backend.events():
+            self.on_ended(ended.agent)

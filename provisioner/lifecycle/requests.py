@@ -1,0 +1,216 @@
+"""The requests: what waits in the queues, who is coming for it, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from provisioner.lifecycle.clock import Clock
+from provisioner.model.agent import Agent
+from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, ProvisionerError
+from provisioner.model.queue import QueueItem, RequestKey
+from provisioner.model.request import REQUEST_MOVES, Request, RequestState
+from provisioner.records.store import Store
+from provisioner.routing.match import Match, Router
+
+_WORLD_PAUSE_FIRST_S = 5.0
+_WORLD_PAUSE_MOST_S = 120.0
+
+
+class RequestBook:
+    """Every buildable item of every controller, with the templates that serve it.
+
+    Only what could not be learnt again after a restart is stored: failed attempts and the reason of an end.
+    """
+
+    def __init__(self, store: Store, clock: Clock, router: Router, retries: Mapping[str, int]) -> None:
+        self._store = store
+        self._clock = clock
+        self._router = router
+        self._retries = retries
+        self._requests: dict[RequestKey, Request] = {}
+        self._by_template: dict[str, dict[RequestKey, None]] = {}
+        #: items that no template serves, kept for `explain` and for the next configuration
+        self.unserved: dict[RequestKey, QueueItem] = {}
+        self._remembered = {r.item.key: r for r in store.requests()}
+        self._stored = set(self._remembered)
+        self._expected: dict[RequestKey, str] = {}  # agents of an earlier process, by the request they serve
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def get(self, key: RequestKey | None) -> Request | None:
+        """The request of a key, unless it left."""
+        return self._requests.get(key) if key else None
+
+    def find(self, controller: str, queue_id: int) -> Request | None:
+        """The request of a queue id, as a person or an executor names it."""
+        return next(
+            (r for k, r in self._requests.items() if k.queue_id == queue_id and k.controller == controller), None
+        )
+
+    def find_unserved(self, controller: str, queue_id: int) -> RequestKey | None:
+        """The key of an item that no template serves."""
+        return next((k for k in self.unserved if k.queue_id == queue_id and k.controller == controller), None)
+
+    def known(self, controller: str) -> list[RequestKey]:
+        """Keys of everything this controller's queue was seen to hold."""
+        everything = (self._requests, self.unserved, self._remembered)
+        return [key for keys in everything for key in keys if key.controller == controller]
+
+    def expect(self, key: RequestKey, agent: str) -> None:
+        """An agent of an earlier process serves this request, if its item is still in the queue."""
+        self._expected[key] = agent
+
+    def see(self, item: QueueItem) -> bool:
+        """An item is in the queue; whether it is news that the planner should look at."""
+        key = item.key
+        if key in self._requests or key in self.unserved:
+            return False
+        request = self._remembered.pop(key, None) or self._new(item)
+        if request is None:
+            self.unserved[key] = item
+            return False
+        agent = self._expected.pop(key, None)
+        if agent is not None and request.state is not RequestState.FAILING:
+            request = replace(request, state=RequestState.SERVED, agent=agent)
+        elif request.state is RequestState.SERVED:
+            request = replace(request, state=RequestState.WAITING, agent=None)
+        self._put(request)
+        return True
+
+    def _new(self, item: QueueItem) -> Request | None:
+        winner = self._router.match(item).winner
+        if winner is None:
+            return None
+        return Request(item=item, state=RequestState.WAITING, template=winner.template, first_seen=self._clock.now())
+
+    def reroute(self, router: Router, retries: Mapping[str, int]) -> None:
+        """A new configuration: what waits is matched again, what is served stays."""
+        self._router, self._retries = router, retries
+        items = [*self.unserved.values()]
+        self.unserved.clear()
+        for request in [r for r in self._requests.values() if r.state is RequestState.WAITING]:
+            self._drop(request)
+            winner = router.match(request.item).winner
+            if winner is not None:
+                self._put(replace(request, template=winner.template))
+            else:
+                self.unserved[request.item.key] = request.item
+        for item in items:
+            self.see(item)
+
+    def match(self, request: Request) -> Match | None:
+        """How the request's template serves it now; None if the configuration no longer has it."""
+        return next((m for m in self._router.match(request.item).matches if m.template == request.template), None)
+
+    def waiting(self, most_per_template: int) -> list[Request]:
+        """Who waits to be placed now, in the order of the queue, bounded for each template.
+
+        The bound is what could be placed at all; ten thousand items behind a full template cost nothing.
+        """
+        now = self._clock.now()
+        heads: list[Request] = []
+        for keys in self._by_template.values():
+            taken = 0
+            for key in keys:
+                request = self._requests[key]
+                if request.not_before is None or request.not_before <= now:
+                    heads.append(request)
+                    taken += 1
+                    if taken >= most_per_template:
+                        break
+        heads.sort(key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id))
+        return heads
+
+    def next_wake(self) -> datetime | None:
+        """When the first pause of a waiting request ends."""
+        times = [r.not_before for r in self._requests.values() if r.not_before and r.state is RequestState.WAITING]
+        return min(times, default=None)
+
+    def served(self, request: Request, agent: str) -> None:
+        """An agent is coming for it."""
+        self._put(self._moved(request, RequestState.SERVED, agent=agent))
+
+    def gone(self, key: RequestKey) -> Request | None:
+        """It left the queue, for whatever reason; what it was, if it was known. Idempotent."""
+        self.unserved.pop(key, None)
+        self._remembered.pop(key, None)
+        request = self._requests.get(key)
+        if request is not None:
+            self._drop(request)
+        if key in self._stored:
+            self._stored.discard(key)
+            self._store.forget_request(key)
+        return request
+
+    def agent_failed(self, agent: Agent, error: ProvisionerError) -> Request | None:
+        """A launch failed: wait and try again, or end the request; the request in its new state."""
+        request = self.get(agent.request)
+        if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
+            return None
+        now = self._clock.now()
+        told = {"reason": error.reason, "detail": error.message, "tail": error.tail, "agent": None}
+        if error.reason in WORLDS_FAULT:
+            faults = request.world_faults + 1
+            pause_s = min(_WORLD_PAUSE_MOST_S, _WORLD_PAUSE_FIRST_S * 2 ** min(faults - 1, 10))
+            request = self._moved(
+                request,
+                RequestState.WAITING,
+                world_faults=faults,
+                not_before=now + timedelta(seconds=pause_s),
+                **told,
+            )
+        else:
+            attempts = request.attempts + 1
+            final = error.reason in BUILDS_OWN_FAULT or attempts > self._retries.get(request.template, 0)
+            state = RequestState.FAILING if final else RequestState.WAITING
+            request = self._moved(request, state, attempts=attempts, world_faults=0, **told)
+        self._put(request)
+        self._keep(request)
+        return request
+
+    def released(self, agent: Agent) -> bool:
+        """Its agent went without a fault of the launch; whether the request is still there and waits again."""
+        request = self.get(agent.request)
+        if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
+            return False
+        self._put(self._moved(request, RequestState.WAITING, agent=None))
+        return True
+
+    def spared(self, request: Request, pause_s: float) -> None:
+        """It was not ended, since a static node or another cloud could serve it: wait, and look again later."""
+        not_before = self._clock.now() + timedelta(seconds=pause_s)
+        self._put(self._moved(request, RequestState.WAITING, attempts=0, not_before=not_before))
+        self._keep(self._requests[request.item.key])
+
+    def handed_over(self, request: Request, agent: str | None) -> None:
+        """Another agent of ours serves it from now on; with None it waits for a new one."""
+        if agent is not None:
+            self._put(replace(request, agent=agent))
+        elif request.state is RequestState.SERVED:
+            self._put(self._moved(request, RequestState.WAITING, agent=None))
+
+    @staticmethod
+    def _moved(request: Request, state: RequestState, **changes: object) -> Request:
+        if state not in REQUEST_MOVES[request.state]:
+            raise ProvisionerError(f"request {request.item.key} cannot go from {request.state} to {state}")
+        return replace(request, state=state, **changes)  # type: ignore[arg-type]  # names are checked at run time
+
+    def _keep(self, request: Request) -> None:
+        self._store.save_request(request)
+        self._stored.add(request.item.key)
+
+    def _put(self, request: Request) -> None:
+        key = request.item.key
+        self._requests[key] = request
+        queue = self._by_template.setdefault(request.template, {})
+        if request.state is RequestState.WAITING:
+            queue[key] = None
+        else:
+            queue.pop(key, None)
+
+    def _drop(self, request: Request) -> None:
+        self._requests.pop(request.item.key, None)
+        self._by_template.get(request.template, {}).pop(request.item.key, None)

@@ -1,0 +1,365 @@
+"""What is done in each state of an agent's life, from the planned record to the removed one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from provisioner.backends.contract import Checkpoint, InstanceState, Progress, Status
+from provisioner.config import Timeouts
+from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle.ending import error_lines, failure_of, take_down
+from provisioner.lifecycle.orders import instance_order, node_order
+from provisioner.model.agent import AgentState
+from provisioner.model.errors import LaunchError, Reason
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.agent_task import AgentTask
+    from provisioner.lifecycle.desk import ControllerHandle, Desk
+    from provisioner.lifecycle.providers import ProviderHandle
+
+log = structlog.get_logger()
+
+#: How often an instance is looked at although nothing was heard, in case an event was lost.
+_LOOK_WHILE_CONNECTING_S = 5.0
+_LOOK_WHILE_RUNNING_S = 30.0
+#: How long a controller may take to end the build of an instance that died, before the node is removed.
+_LAST_WORD_S = 15.0
+#: How long lines of a launch that takes its time wait for more lines before they are told.
+_TELL_EVERY_S = 1.0
+_BEFORE_CONNECTING = frozenset({AgentState.PLANNED, AgentState.REGISTERING, AgentState.STARTING})
+#: At least this long an agent gets to connect after a restart of the sidecar.
+_CONNECT_GRACE_S = 20.0
+
+
+class AgentSteps:
+    """The steps, over the shared desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._acts: dict[AgentState, Callable[[AgentTask], Awaitable[None]]] = {
+            AgentState.PLANNED: self._plan,
+            AgentState.REGISTERING: self._register,
+            AgentState.STARTING: self._start,
+            AgentState.CONNECTING: self._connect,
+            AgentState.IDLE: self._idle,
+            AgentState.RUNNING: self._run,
+            AgentState.FINISHED: self._finish,
+            AgentState.REMOVING: self._remove,
+        }
+
+    async def take(self, task: AgentTask) -> None:
+        """Take the step of the agent's present state."""
+        if task.doomed and task.agent.state is not AgentState.REMOVING:
+            if await self._may_go(task):
+                task.move(AgentState.REMOVING)
+            return
+        if task.agent.state in _BEFORE_CONNECTING and not await self._still_wanted(task):
+            return
+        await self._acts[task.agent.state](task)
+
+    async def _still_wanted(self, task: AgentTask) -> bool:
+        """Whether a launch goes on; after a restart only once the controller showed what became of its item."""
+        controller = self._controller(task)
+        await task.facts.wait(lambda: controller.seen or task.doomed, task.clock)
+        if task.doomed:
+            return False
+        if task.facts.started and task.agent.state is AgentState.STARTING:
+            task.move(AgentState.RUNNING)  # it connected and took its build while nobody looked
+            return False
+        if task.agent.request is not None and self._desk.book.get(task.agent.request) is None:
+            task.want_gone(Reason.CANCELLED, "its queue item left the queue before the agent was up")
+            return False
+        return True
+
+    def _controller(self, task: AgentTask) -> ControllerHandle:
+        return self._desk.controllers[task.agent.controller]
+
+    def _provider(self, task: AgentTask) -> ProviderHandle:
+        return self._desk.providers[task.agent.provider]
+
+    async def _plan(self, task: AgentTask) -> None:
+        agent = task.agent
+        request = self._desk.book.get(agent.request)
+        waited_s = (task.clock.now() - request.first_seen).total_seconds() if request else 0.0
+        task.log.say(
+            f"Template {agent.template} on provider {agent.provider} serves this build with the agent {agent.name}"
+            + (f" (attempt {agent.attempt})" if agent.attempt > 1 else "")
+            + f"; it waited {waited_s:.1f} s for its turn"
+        )
+        task.move(AgentState.REGISTERING)
+
+    async def _register(self, task: AgentTask) -> None:
+        secret = await self._ensure_node(task)
+        self._measure_queue(task)
+        task.move(AgentState.STARTING)
+        await self._start_with(task, secret)
+
+    async def _start(self, task: AgentTask) -> None:
+        # Reached only after a restart in the middle of the start: the secret is not stored, ask for it again.
+        await self._start_with(task, await self._ensure_node(task))
+
+    async def _ensure_node(self, task: AgentTask) -> str:
+        controller = self._controller(task)
+        request = self._desk.book.get(task.agent.request)
+        lines = task.log.take()
+        try:
+            root = self._remote_root(task)
+            order = node_order(task.agent, task.template, request.item if request else None, root, lines=lines)
+            return (await controller.port.register(order)).secret
+        except BaseException:
+            task.log.give_back(lines)
+            raise
+
+    async def _start_with(self, task: AgentTask, secret: str) -> None:
+        controller, provider = self._controller(task), self._provider(task)
+        order = instance_order(
+            task.agent,
+            task.template,
+            backend=provider.kind,
+            agent_url=provider.agent_url or controller.agent_url,
+            secret=secret,
+            agent_jar=await controller.port.agent_jar(),
+        )
+        began = task.clock.monotonic()
+        told = began
+        steps = provider.backend.start(order)
+        wanted_gone = asyncio.create_task(task.facts.wait(lambda: task.doomed, task.clock))
+        try:
+            while True:
+                step = asyncio.ensure_future(anext(steps, None))
+                await asyncio.wait({step, wanted_gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
+                    step.cancel()
+                    await asyncio.gather(step, return_exceptions=True)
+                    return  # the take-down finds by its mark what the cut-short start may still bring up
+                match step.result():
+                    case None:
+                        break
+                    case Checkpoint(key=key, value=value):
+                        task.save(replace(task.agent, ids={**task.agent.ids, key: value}))
+                    case Progress(text=text):
+                        task.log.say(text)
+                if task.clock.monotonic() - told > _TELL_EVERY_S:
+                    told = task.clock.monotonic()
+                    self._tell(task)
+        except LaunchError as error:
+            if error.reason is Reason.PROVIDER_UNREACHABLE:
+                provider.lost(error.message)
+            raise LaunchError(error.message, reason=error.reason, tail=error.tail) from error
+        finally:
+            wanted_gone.cancel()
+        took_s = task.clock.monotonic() - began
+        task.log.say(f"Instance started after {took_s:.2f} s; waiting for its agent to connect")
+        task.move(AgentState.CONNECTING)
+        self._tell(task)
+
+    async def _connect(self, task: AgentTask) -> None:
+        facts = task.facts
+        connect_s = task.template.timeouts.connect_s
+        deadline = task.clock.monotonic() + _connect_left_s(task, connect_s)
+        while not (facts.online or facts.started or facts.finished or task.doomed):
+            if facts.vanished:
+                raise _vanished(task)
+            if await self._instance_ended(task):
+                return
+            controller = self._controller(task)
+            left_s = deadline - task.clock.monotonic()
+            if left_s <= 0 and controller.up:
+                await self._fail_launch(
+                    task,
+                    Reason.CONNECT_TIMEOUT,
+                    f"the agent did not connect to {controller.agent_url} within {connect_s:.0f} s",
+                )
+                return
+            look_s = min(_LOOK_WHILE_CONNECTING_S, max(left_s, 0.5))
+            await facts.wait(lambda: _news(task), task.clock, look_s)
+        if task.doomed:
+            return
+        self._measure(task, "request_to_online_seconds", AgentState.REGISTERING)
+        self._desk.metrics.launch(task.agent.controller, task.agent.template, None)
+        task.move(AgentState.IDLE)
+
+    async def _idle(self, task: AgentTask) -> None:
+        facts = task.facts
+        offline_since: float | None = None
+        while not (facts.started or facts.finished or task.doomed):
+            if facts.vanished:
+                raise _vanished(task)
+            if await self._instance_ended(task):
+                return
+            if facts.online:
+                offline_since = None
+            else:
+                offline_since = offline_since or task.clock.monotonic()
+                connect_s = task.template.timeouts.connect_s
+                if task.clock.monotonic() - offline_since > connect_s and self._controller(task).up:
+                    await self._fail_launch(
+                        task,
+                        Reason.AGENT_LOST,
+                        f"the agent lost its connection before its build began ({facts.offline_cause or 'no cause'})",
+                    )
+                    return
+            was_online = facts.online
+            await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, 5.0)  # type: ignore[misc]
+        if task.doomed:
+            return
+        self._measure(task, "online_to_started_seconds", AgentState.IDLE)
+        if facts.build_url and not task.agent.build_url:
+            task.save(replace(task.agent, build_url=facts.build_url))
+        task.move(AgentState.RUNNING)
+
+    async def _run(self, task: AgentTask) -> None:
+        facts = task.facts
+        controller = self._controller(task)
+        limits = task.template.timeouts
+        if controller.port.info and controller.port.info.mode is BridgeMode.OFF and not facts.finished:
+            # Only the bridge closes the node by itself; without it this is what makes it single-use.
+            await controller.port.bar(task.agent.name)
+        while not (facts.finished or facts.vanished or task.doomed):
+            left_s, told = _time_left(task, limits)
+            if left_s <= 0:
+                task.log.say(f"{told} ({Reason.LIFETIME_EXCEEDED.value})")
+                task.want_gone(Reason.LIFETIME_EXCEEDED, told)
+                return
+            look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
+            await facts.wait(lambda: facts.finished or facts.vanished or facts.ended or task.doomed, task.clock, look_s)
+            if not facts.finished and not task.doomed and (status := await self._ended(task)) is not None:
+                await self._lost(task, status)
+                break
+        if task.doomed:
+            return
+        task.move(AgentState.FINISHED)
+
+    async def _lost(self, task: AgentTask, status: Status) -> None:
+        """The instance died under its build: say why, and let the controller end the build by itself."""
+        error = await failure_of(task, self._provider(task).backend, status, connected=True)
+        task.save(replace(task.agent, reason=error.reason, detail=error.message))
+        task.log.say(*error_lines(error))
+        self._tell(task)
+        await task.facts.wait(lambda: task.facts.finished or task.doomed, task.clock, _LAST_WORD_S)
+
+    async def _finish(self, task: AgentTask) -> None:
+        task.move(AgentState.REMOVING)
+
+    async def _remove(self, task: AgentTask) -> None:
+        await take_down(task, self._controller(task).port, self._provider(task).backend)
+        if AgentState.FINISHED in task.agent.marks:
+            self._measure(task, "finished_to_removed_seconds", AgentState.FINISHED)
+        task.move(AgentState.REMOVED)
+
+    async def _may_go(self, task: AgentTask) -> bool:
+        """Whether an unwanted agent can be taken down; without the bridge a build may have slipped onto it."""
+        controller = self._controller(task)
+        info = controller.port.info
+        slipped = task.agent.state in (AgentState.CONNECTING, AgentState.IDLE)
+        if (
+            not slipped
+            or task.agent.reason is Reason.LIFETIME_EXCEEDED
+            or info is None
+            or info.mode is not BridgeMode.OFF
+        ):
+            return True
+        await controller.port.bar(task.agent.name)
+        snapshot = await controller.port.snapshot()
+        if not any(node.name == task.agent.name and node.busy for node in snapshot.nodes):
+            return True
+        log.warning("agent.stolen", agent=task.agent.name)
+        task.facts.started = True
+        task.keep()
+        task.move(AgentState.RUNNING)
+        return False
+
+    async def _instance_ended(self, task: AgentTask) -> bool:
+        status = await self._ended(task)
+        if status is None:
+            return False
+        error = await failure_of(
+            task, self._provider(task).backend, status, connected=task.agent.state is AgentState.IDLE
+        )
+        task.fail(error)
+        return True
+
+    async def _ended(self, task: AgentTask) -> Status | None:
+        """How the instance ended, or None while it runs or cannot be asked."""
+        task.facts.ended = False
+        try:
+            status = await self._provider(task).backend.status(task.agent.name, task.agent.ids)
+        except LaunchError as error:
+            log.info("status.unknown", agent=task.agent.name, problem=error.message)
+            return None
+        return None if status.state is InstanceState.RUNNING else status
+
+    async def _fail_launch(self, task: AgentTask, reason: Reason, message: str) -> None:
+        tail = await self._provider(task).backend.log_tail(task.agent.name, task.agent.ids)
+        task.fail(LaunchError(message, reason=reason, tail=tail))
+
+    def _remote_root(self, task: AgentTask) -> str:
+        agent = task.agent
+        return self._provider(task).backend.remote_root(agent.owner, agent.name, task.template.remote_fs)
+
+    def _tell(self, task: AgentTask) -> None:
+        self._desk.errand(self._tell_now(task), name=f"tell {task.agent.name}")
+
+    async def _tell_now(self, task: AgentTask) -> None:
+        lines = task.log.take()
+        if not lines:
+            return
+        request = self._desk.book.get(task.agent.request)
+        try:
+            await self._controller(task).port.tell(task.agent.name, request.item if request else None, lines)
+        except Exception as error:  # noqa: BLE001  (a console that cannot be written must not harm the agent)
+            task.log.give_back(lines)
+            log.info("log.untold", agent=task.agent.name, problem=str(error))
+
+    def _measure(self, task: AgentTask, phase: str, since: AgentState) -> None:
+        mark = task.agent.marks.get(since.value)
+        if mark is not None:
+            self._desk.metrics.phase(phase, task.agent.controller, (task.clock.now() - mark).total_seconds())
+
+    def _measure_queue(self, task: AgentTask) -> None:
+        request = self._desk.book.get(task.agent.request)
+        if request is not None:
+            passed_s = (task.clock.now() - request.first_seen).total_seconds()
+            self._desk.metrics.phase("queue_to_request_seconds", task.agent.controller, passed_s)
+
+
+def _news(task: AgentTask) -> bool:
+    facts = task.facts
+    return (
+        facts.started
+        or facts.finished
+        or facts.vanished
+        or facts.ended
+        or task.doomed
+        or (facts.online and task.agent.state is AgentState.CONNECTING)
+    )
+
+
+def _connect_left_s(task: AgentTask, connect_s: float) -> float:
+    """What is left of the time to connect; an agent that was taken over gets a little in any case."""
+    if connect_s <= 0:
+        return float("inf")
+    since = task.agent.marks.get(AgentState.CONNECTING)
+    if not task.taken_over or since is None:
+        return connect_s
+    return max(_CONNECT_GRACE_S, connect_s - max(0.0, (task.clock.now() - since).total_seconds()))
+
+
+def _time_left(task: AgentTask, limits: Timeouts) -> tuple[float, str]:
+    """Seconds until the first of the limits ends the build, and what to say then."""
+    lifetime_s, build_s = limits.lifetime_s or float("inf"), limits.build_s or float("inf")
+    began = task.agent.marks.get(AgentState.RUNNING, task.agent.created_at)
+    ran_s = max(0.0, (task.clock.now() - began).total_seconds())
+    return min(
+        (lifetime_s - task.lived_s, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
+        (build_s - ran_s, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
+    )
+
+
+def _vanished(task: AgentTask) -> LaunchError:
+    return LaunchError(f"the node {task.agent.name} was deleted by somebody else", reason=Reason.AGENT_LOST)

@@ -1,0 +1,42 @@
+"""A new configuration for a sidecar at work."""
+
+from __future__ import annotations
+
+from provisioner.config import Settings
+from provisioner.lifecycle.engine import Engine
+from provisioner.model.errors import ConfigError
+from provisioner.routing.match import Router
+
+
+def apply_settings(engine: Engine, new: Settings) -> None:
+    """Put new settings in force. Agents keep the template version they started with.
+
+    Raises:
+        ConfigError: a part changed that only a restart can change; nothing was put in force.
+    """
+    desk = engine.desk
+    old = desk.settings
+    fixed = {
+        "id": old.id == new.id,
+        "state": old.state == new.state,
+        "http": old.http == new.http,
+        "controllers": old.controllers == new.controllers,
+        "registries": old.registries == new.registries,
+    }
+    moved = [f"provider {name}" for name in sorted(_places(old) ^ _places(new))]
+    changed = [key for key, same in fixed.items() if not same] + moved
+    if changed:
+        raise ConfigError(f"a restart is needed to change: {', '.join(changed)}")
+    desk.settings = new
+    for provider in new.providers:
+        desk.providers[provider.name].max_agents = provider.max_agents
+    router = Router(new.templates)
+    desk.book.reroute(router, {t.name: t.retries for t in new.templates})
+    desk.metrics.expect(controllers=desk.controllers, templates=[t.name for t in new.templates])
+    engine.planner.reconfigure()
+    desk.plan_again.set()
+
+
+def _places(settings: Settings) -> set[str]:
+    """What identifies a provider's place; its capacity may change."""
+    return {f"{p.name} ({p.model_dump_json(exclude={'max_agents'}, by_alias=True)})" for p in settings.providers}

@@ -1,0 +1,30 @@
+"""What exists at the moment of a scrape."""
+
+from __future__ import annotations
+
+from provisioner.lifecycle.engine import Engine
+from provisioner.model.request import RequestState
+from provisioner.telemetry.metrics import Population
+
+
+def population(engine: Engine) -> Population:
+    """Count everything once."""
+    desk = engine.desk
+    now = desk.clock.now()
+    requests = list(desk.book)
+    oldest: dict[str, float] = {}
+    for request in requests:
+        if request.state is RequestState.WAITING:
+            name = request.item.key.controller
+            oldest[name] = max(oldest.get(name, 0.0), (now - request.first_seen).total_seconds())
+    agents = [task.agent for task in desk.agents.values()]
+    return Population(
+        agents=[(a.controller, a.state.value, a.provider, a.template) for a in agents],
+        requests=[(r.item.key.controller, r.state.value) for r in requests],
+        oldest_s=oldest,
+        capacity={name: provider.max_agents for name, provider in desk.providers.items()},
+        breakers=[],
+        controllers_up={name: c.up for name, c in desk.controllers.items()},
+        modes={name: c.port.info.mode.value for name, c in desk.controllers.items() if c.port.info},
+        controller_requests={name: c.port.requests_made() for name, c in desk.controllers.items()},
+    )

@@ -1,0 +1,1 @@
+"""Fakes that keep the contracts; a test drives them from outside."""

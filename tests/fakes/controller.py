@@ -1,0 +1,220 @@
+"""A controller in memory: it keeps the `Controller` protocol, and a test plays Jenkins through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from provisioner.controller.port import (
+    BridgeMode,
+    BuildFinished,
+    BuildStarted,
+    ControllerInfo,
+    FailOutcome,
+    Fate,
+    FateOf,
+    ItemBuildable,
+    ItemLeft,
+    NodeOffline,
+    NodeOnline,
+    NodeOrder,
+    Observation,
+    Registration,
+    Snapshot,
+    Unreachable,
+)
+from provisioner.model.errors import ControllerError
+from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
+
+
+@dataclass
+class FakeNode:
+    order: NodeOrder
+    view: NodeView
+    lines: list[str] = field(default_factory=list)
+    barred: bool = False
+
+
+class FakeController:
+    """Jenkins as a test plays it: `queue`, `connect`, `start_build`, `finish_build`, `restart` …"""
+
+    def __init__(self, name: str = "main", mode: BridgeMode = BridgeMode.SCRIPT) -> None:
+        self.name = name
+        self.mode = mode
+        self.session = 1
+        self.items: dict[int, QueueItem] = {}
+        self.nodes: dict[str, FakeNode] = {}
+        self.fates: dict[RequestKey, FateOf] = {}
+        self.failed: list[tuple[QueueItem, str, str, tuple[str, ...]]] = []
+        self.told: list[tuple[str | None, tuple[str, ...]]] = []
+        self.registered: list[str] = []
+        self.removed: list[str] = []
+        self.down: str | None = None
+        self.refuse: dict[str, ControllerError] = {}
+        self.fail_outcome = FailOutcome.NOT_BUILT
+        self.jar = b"jar"
+        self._seen: asyncio.Queue[Observation] = asyncio.Queue()
+        self._ids = 0
+
+    # what a test does
+
+    def queue(self, label: str | None = "maven", job: str = "app", kind: ItemKind = ItemKind.FREESTYLE) -> QueueItem:
+        self._ids += 1
+        key = RequestKey(controller=self.name, queue_id=self._ids, since_ms=1_000_000 + self._ids, task=f"job/{job}/")
+        item = QueueItem(key=key, kind=kind, job=job, label=label)
+        self.items[key.queue_id] = item
+        self.fates[key] = FateOf(fate=Fate.WAITING)
+        self._seen.put_nowait(ItemBuildable(item=item))
+        return item
+
+    def cancel(self, item: QueueItem) -> None:
+        if self.items.pop(item.key.queue_id, None):
+            self.fates[item.key] = FateOf(fate=Fate.CANCELLED)
+            self._left(item, cancelled=True, node=None)
+
+    def connect(self, name: str) -> None:
+        node = self.nodes[name]
+        node.view = replace(node.view, online=True)
+        self._seen.put_nowait(NodeOnline(name=name))
+
+    def disconnect(self, name: str, cause: str = "connection was broken") -> None:
+        node = self.nodes[name]
+        node.view = replace(node.view, online=False, offline_cause=cause)
+        self._seen.put_nowait(NodeOffline(name=name, cause=cause))
+
+    def start_build(self, name: str, item: QueueItem | None = None) -> QueueItem:
+        node = self.nodes[name]
+        taken = item or node.order.request
+        assert taken is not None
+        del self.items[taken.key.queue_id]
+        url = f"{taken.key.task}1/"
+        node.view = replace(
+            node.view, busy=True, started_once=True, queue_id=taken.key.queue_id, build_url=url, accepting=False
+        )
+        self.fates[taken.key] = FateOf(fate=Fate.STARTED, build_url=url, building=True, node=name)
+        self._left(taken, cancelled=False, node=name)
+        self._seen.put_nowait(BuildStarted(name=name, queue_id=taken.key.queue_id, build_url=url))
+        return taken
+
+    def finish_build(self, name: str) -> None:
+        node = self.nodes[name]
+        node.view = replace(node.view, busy=False, finished=True)
+        self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id))
+
+    def take_elsewhere(self, item: QueueItem, node: str = "static") -> None:
+        del self.items[item.key.queue_id]
+        self.fates[item.key] = FateOf(fate=Fate.STARTED, building=True, node=node)
+        self._left(item, cancelled=False, node=node)
+
+    def restart(self) -> None:
+        """A clean restart: queue and nodes stay, agents are cut off, the bridge is gone and put back."""
+        self.session += 1
+        for node in self.nodes.values():
+            node.view = replace(node.view, online=False, busy=False, known=False, started_once=False)
+        self.show()
+
+    def show(self, *, complete: bool = True) -> None:
+        self._seen.put_nowait(replace(self._snapshot(), complete=complete))
+
+    def outage(self, message: str = "connection refused") -> None:
+        self.down = message
+        self._seen.put_nowait(Unreachable(message=message))
+
+    def recover(self) -> None:
+        self.down = None
+        self.show()
+
+    def observe(self, seen: Observation) -> None:
+        self._seen.put_nowait(seen)
+
+    # the protocol
+
+    @property
+    def info(self) -> ControllerInfo:
+        return ControllerInfo(
+            name=self.name, version="2.460", session=str(self.session), mode=self.mode, user="provisioner"
+        )
+
+    async def open(self) -> ControllerInfo:
+        return self.info
+
+    async def close(self) -> None:
+        return None
+
+    async def watch(self) -> AsyncIterator[Observation]:
+        self.show()
+        while True:
+            yield await self._seen.get()
+
+    async def snapshot(self) -> Snapshot:
+        self._check("snapshot")
+        return self._snapshot()
+
+    async def register(self, order: NodeOrder) -> Registration:
+        self._check("register")
+        if order.name not in self.nodes:
+            self.nodes[order.name] = FakeNode(order=order, view=NodeView(name=order.name, online=False, busy=False))
+        self.nodes[order.name].lines.extend(order.lines)
+        self.registered.append(order.name)
+        return Registration(secret=f"secret of {order.name}")
+
+    async def adopt(self, order: NodeOrder) -> bool:
+        self._check("adopt")
+        node = self.nodes.get(order.name)
+        if node is None:
+            return False
+        node.order = order
+        node.view = replace(node.view, known=True, started_once=order.started)
+        return True
+
+    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+        self._check("remove")
+        node = self.nodes.pop(name, None)
+        if node is not None:
+            node.lines.extend(lines)
+        self.removed.append(name)
+
+    async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
+        self._check("tell")
+        self.told.append((name, tuple(lines)))
+
+    async def bar(self, name: str) -> None:
+        self._check("bar")
+        if name in self.nodes:
+            self.nodes[name].barred = True
+
+    async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
+        self._check("fail")
+        self.failed.append((request, reason, message, tuple(lines)))
+        if self.fail_outcome is not FailOutcome.SPARED:
+            self.cancel(request)
+        return self.fail_outcome
+
+    async def fate(self, key: RequestKey) -> FateOf:
+        self._check("fate")
+        return self.fates.get(key, FateOf(fate=Fate.UNKNOWN))
+
+    async def agent_jar(self) -> bytes:
+        return self.jar
+
+    def requests_made(self) -> Mapping[tuple[str, str], int]:
+        return {}
+
+    def _check(self, op: str) -> None:
+        if self.down:
+            raise ControllerError(self.down, retryable=True)
+        if op in self.refuse:
+            raise self.refuse[op]
+
+    def _left(self, item: QueueItem, *, cancelled: bool, node: str | None) -> None:
+        self._seen.put_nowait(
+            ItemLeft(queue_id=item.key.queue_id, since_ms=item.key.since_ms, cancelled=cancelled, node=node)
+        )
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            info=self.info,
+            items=tuple(self.items.values()),
+            nodes=tuple(node.view for node in self.nodes.values()),
+        )
