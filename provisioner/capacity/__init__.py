@@ -1,0 +1,1 @@
+"""Which provider has room: the caps, fair turns, the explanation of every wait. Pure."""

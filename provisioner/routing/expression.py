@@ -98,6 +98,7 @@ class Expression:
     text: str  # as Jenkins prints it
     program: tuple[Atom | Operator, ...] = field(repr=False)  # operands first, then their operator
     ordered_atoms: tuple[str, ...] = field(repr=False)  # by first appearance, each once
+    conjunction: bool = field(repr=False)  # it asks for all of its labels at once and nothing else: `(a&&b)&&c`
 
     def __str__(self) -> str:
         return self.text
@@ -119,10 +120,6 @@ class Expression:
                 stack.append(_MEANS[step](stack.pop(), right))
         return stack.pop()
 
-    def conjunction(self) -> bool:
-        """Whether it asks for nothing but all of its labels at once: `a`, `a&&b`, `(a&&b)&&c`."""
-        return all(isinstance(step, Atom) or step is Operator.AND for step in self.program)
-
 
 def quote(atom: str) -> str:
     """The label as it must be written in an expression: as it is, or in double quotes where Jenkins needs them."""
@@ -139,7 +136,7 @@ def quote(atom: str) -> str:
 
 def single(name: str) -> Expression:
     """The expression that asks for exactly one label, whatever characters it has."""
-    return Expression(text=quote(name), program=(Atom(name=name),), ordered_atoms=(name,))
+    return Expression(text=quote(name), program=(Atom(name=name),), ordered_atoms=(name,), conjunction=True)
 
 
 @lru_cache(maxsize=2048)
@@ -216,7 +213,12 @@ class _Parser:
         self._reduce(0)
         if self._waiting:
             raise self._error(self._waiting[-1][1], "a parenthesis that is not closed")
-        return Expression(text="".join(self._printed), program=tuple(self._program), ordered_atoms=tuple(self._names))
+        return Expression(
+            text="".join(self._printed),
+            program=tuple(self._program),
+            ordered_atoms=tuple(self._names),
+            conjunction=all(isinstance(step, Atom) or step is Operator.AND for step in self._program),
+        )
 
     def _operand(self, token: _Token) -> bool:
         """Take what may stand where an operand starts; whether an operand is still due."""

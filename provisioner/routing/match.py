@@ -204,8 +204,13 @@ class _Rule:
         return tuple(reasons)
 
     def answer(self, expression: Expression) -> Match | Decline:
+        asked = [atom for atom in expression.ordered_atoms if atom not in self._fixed]
+        if expression.conjunction and (missing := [atom for atom in asked if not self._could_be(atom)]):
+            # the usual case by far, a label of another template: no need to search
+            reason = f"it does not have {_list(missing, 'the label', 'the labels')}"
+            return Decline(template=self.name, reasons=(reason,))
         trials = max(10, min(MAX_TRIALS, MAX_STEPS // len(expression.program)))
-        for number, filled in enumerate(self._fillings(expression)):
+        for number, filled in enumerate(self._fillings(asked)):
             if number == trials:
                 many = "there are too many ways to fill its place holders; write a simpler expression"
                 return Decline(template=self.name, reasons=(many,))
@@ -215,12 +220,11 @@ class _Rule:
             if expression.matches(self._fixed.union(atom for atom, _ in filled.values())):
                 labels = tuple(dict.fromkeys(self._node_labels(filled)))
                 return Match(template=self.name, labels=labels, bindings=bindings)
-        return Decline(template=self.name, reasons=(self._why_not(expression),))
+        return Decline(template=self.name, reasons=(self._why_not(expression, asked),))
 
-    def _fillings(self, expression: Expression) -> Iterator[_Filling]:
+    def _fillings(self, asked: Sequence[str]) -> Iterator[_Filling]:
         """Ways to fill the place holders from the labels asked for: nothing first, then as few as possible."""
         yield {}
-        asked = [atom for atom in expression.ordered_atoms if atom not in self._fixed]
         fitting = {
             label: [(atom, bound) for atom in asked if (bound := pattern.bind(atom)) is not None]
             for label, pattern in self._patterns
@@ -238,17 +242,12 @@ class _Rule:
             elif label in filled:
                 yield filled[label][0]
 
-    def _why_not(self, expression: Expression) -> str:
-        if expression.conjunction():
-            missing = [
-                atom
-                for atom in expression.ordered_atoms
-                if atom not in self._fixed and not any(pattern.bind(atom) for _, pattern in self._patterns)
-            ]
-            if missing:
-                return f"it does not have {_list(missing, 'the label', 'the labels')}"
-            taken = [atom for atom in expression.ordered_atoms if atom not in self._fixed]
-            return f"its place holders cannot stand for all of {_list(taken, 'the label', 'the labels')} at once"
+    def _could_be(self, atom: str) -> bool:
+        return any(pattern.bind(atom) for _, pattern in self._patterns)
+
+    def _why_not(self, expression: Expression, asked: Sequence[str]) -> str:
+        if expression.conjunction:
+            return f"its place holders cannot stand for all of {_list(asked, 'the label', 'the labels')} at once"
         labels = ", ".join(label for label, _ in self._labels) or "none"
         return f"its labels ({labels}) do not satisfy {_short(str(expression))}"
 
