@@ -155,7 +155,7 @@ def parse(data: bytes) -> Document:
     reading = _Reading()
     try:
         node = _compose(data)
-        if node is None:
+        if node is None or node.tag == _TAG + "null":
             raise _Unreadable("the file is empty; write at least id, controllers, providers and templates")
         value = reading.read(node, ())
         if not isinstance(value, dict):

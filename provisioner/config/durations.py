@@ -24,10 +24,10 @@ def parse_duration(value: object) -> float:
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         # compared before it is converted: a whole number may be larger than any float
-        seconds = float(value) if -LONGEST_S <= value <= LONGEST_S else math.copysign(math.inf, value)
+        seconds = float(value) if 0 <= value <= LONGEST_S else math.inf if value > 0 else math.nan
     elif isinstance(value, str) and (match := _FORM.fullmatch(value.strip())):
         seconds = float(match[1]) * _UNIT_S[match[2]]
-    if math.isnan(seconds) or seconds < 0:
+    if math.isnan(seconds):
         raise ValueError("is not a duration; write seconds, or a number with s, m, h or d such as 90s, 30m, 4h, 2d")
     if seconds > LONGEST_S:
         raise ValueError("is too long a duration; the most is 3650d")

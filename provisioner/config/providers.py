@@ -8,7 +8,7 @@ from pydantic import Field
 
 from provisioner.config.kinds import BackendKind
 from provisioner.config.part import Part
-from provisioner.config.values import Duration, HttpUrl, Name, PositiveCount, Text
+from provisioner.config.values import Duration, Endpoint, HttpUrl, Name, PositiveCount, Text
 
 #: Where a provider is, if it does not say so. Kubernetes: the cluster that the sidecar itself runs in.
 DEFAULT_ENDPOINT: Mapping[BackendKind, str] = {
@@ -31,7 +31,7 @@ class Provider(Part):
 
     name: Name = Field(description="name of the provider in tables, metrics and `templates[].providers`")
     backend: BackendKind = Field(description="kind of the provider")
-    endpoint: Text | None = Field(
+    endpoint: Endpoint | None = Field(
         None,
         description="address of the provider: unix:///PATH, tcp://HOST:PORT with `tls`, ssh://USER@HOST, "
         "qemu:///system; default: the backend's usual one",

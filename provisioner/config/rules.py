@@ -98,9 +98,10 @@ def labels_are_served(parts: Parts) -> Iterator[Problem]:
     """Labels stand once, and their place holders can be filled."""
     for index, template in parts.templates.items():
         yield from _twice((("templates", index, "labels", i), label) for i, label in enumerate(template.labels))
+        allowed = {key for key, override in template.overrides if override is not None}
         for place, label in enumerate(template.labels):
             for name in place_holders(label):
-                if getattr(template.overrides, name, None) is None:
+                if name not in allowed:
                     text = f"{{{name}}} can be filled only if `overrides` allows it; add `{name}` there"
                     yield Problem(path=("templates", index, "labels", place), text=text)
 
@@ -137,9 +138,7 @@ def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Prov
     except ValueError:
         yield Problem(path=path, text="is not an address; write one such as unix:///var/run/docker.sock")
         return
-    if parts.password is not None:
-        yield Problem(path=path, text="must not hold a password; write ssh://user@host and use a key")
-    elif backend is BackendKind.LIBVIRT:
+    if backend is BackendKind.LIBVIRT:
         if not parts.scheme or "://" not in endpoint:
             yield Problem(path=path, text="is not an address of libvirt; write one such as qemu:///system")
     elif parts.scheme not in _SCHEMES[backend]:

@@ -57,7 +57,7 @@ class Template(Part):
         min_length=1, description="labels that its agents carry, also with a place holder such as image={image}"
     )
     jobs: tuple[JobPattern, ...] = Field(
-        (), min_length=1, description="jobs that may use it, by full name, with * and **; default: all"
+        ("**",), min_length=1, description="jobs that may use it, by full name, with * and **; default: all"
     )
     priority: Annotated[int, Field(strict=True)] = Field(
         0, description="the highest of the matching templates is taken; then file order"

@@ -89,6 +89,13 @@ def _http_url(value: str) -> str:
     return value if value.endswith("/") else f"{value}/"
 
 
+def _endpoint(value: str) -> str:
+    # What is wrong with it otherwise depends on the backend. A password is refused here, before anything shows it.
+    if ":" in value.partition("://")[2].rpartition("@")[0]:
+        raise ValueError("must not hold a password; write ssh://user@host and use a key")
+    return _text(value)
+
+
 def _absolute(value: str) -> str:
     if not value.startswith("/") or "\0" in value or ".." in PurePosixPath(value).parts:
         raise ValueError(f"{_shown(value)} is not an absolute path; write one that starts with / and has no ..")
@@ -195,6 +202,7 @@ Text = Annotated[str, AfterValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable), _pattern(_VARIABLE)]
 VariableValue = Annotated[str, AfterValidator(_variable_value)]
 HttpUrl = Annotated[str, AfterValidator(_http_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})]
 ImageName = Annotated[str, AfterValidator(_image), _pattern(_IMAGE)]
 RegistryHost = Annotated[str, AfterValidator(_registry_host), _pattern(_HOST)]

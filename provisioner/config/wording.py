@@ -80,9 +80,8 @@ def _wrong(details: ErrorDetails, path: KeyPath) -> str:
     if kind == "too_short":
         return f"must not be empty; {_right(path, 'write at least one')}"
     if kind == "string_type":
-        return (
-            "must be text; put it in quotes" if isinstance(details["input"], int | float) else "must be text; write it"
-        )
+        number = isinstance(details["input"], int | float)
+        return f"must be text; {'put it in quotes' if number else _right(path, 'write a word')}"
     wrong = _WRONG.get(kind) or details["msg"][0].lower() + details["msg"][1:]
     return f"{wrong}; {_right(path, 'write one')}"
 

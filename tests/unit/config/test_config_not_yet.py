@@ -1,0 +1,135 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from config_samples import changed, told
+
+from provisioner.config import examine, examine_bytes
+from provisioner.config.not_yet import ROWS, NotYet, not_yet
+
+SPEC_SAMPLE = Path(__file__).parent / "spec_sample.yaml"
+T = "templates.0"
+
+USES: list[tuple[str, list[tuple[str, Any]], str]] = [
+    ("controllers[].bridge", [("controllers.0.bridge", "init")], 'controllers[0].bridge: "init" is not yet'),
+    ("providers[].backend", [("providers.1.backend", "kubernetes")], 'providers[1].backend: "kubernetes" is not yet'),
+    ("providers[].endpoint", [("providers.0.endpoint", "ssh://a@b")], 'providers[0].endpoint: "ssh://a@b" is not yet'),
+    (
+        "providers[].tls",
+        [("providers.0.endpoint", "tcp://b:2376"), ("providers.0.tls", {"ca": "a", "cert": "b", "key": "c"})],
+        "providers[0].tls: is not yet",
+    ),
+    (
+        "providers[].agent_url",
+        [("providers.0.agent_url", "http://x/")],
+        'providers[0].agent_url: "http://x/" is not yet',
+    ),
+    (
+        "templates[].extends",
+        [("templates.1", {"name": "b", "labels": ["b"], "providers": ["here"], "extends": "maven"})],
+        'templates[1].extends: "maven" is not yet',
+    ),
+    (
+        "templates[].labels[]",
+        [(f"{T}.labels", ["a", "i={image}"]), (f"{T}.overrides.image", {"allow": ["*"]})],
+        'templates[0].labels[1]: "i={image}" is not yet',
+    ),
+    ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
+    ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
+    ("templates[].java", [(f"{T}.java", "injected")], 'templates[0].java: "injected" is not yet'),
+    ("templates[].secrets", [(f"{T}.secrets", [{"file": "/a", "at": "/b"}])], "templates[0].secrets: is not yet"),
+    ("templates[].resources.disk", [(f"{T}.resources.disk", "20g")], "templates[0].resources.disk: is not yet"),
+    (
+        "templates[].resources.devices",
+        [(f"{T}.resources.devices", ["/dev/x"])],
+        "templates[0].resources.devices: is not",
+    ),
+    ("templates[].resources.gpus", [(f"{T}.resources.gpus", 1)], "templates[0].resources.gpus: 1 is not yet"),
+    ("templates[].volumes", [(f"{T}.volumes", [{"workspace": "per-job"}])], "templates[0].volumes: is not yet"),
+    ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
+    ("templates[].overrides", [(f"{T}.overrides.cpus", {"max": 4})], "templates[0].overrides: is not yet"),
+    ("templates[].standby", [(f"{T}.standby", 2)], "templates[0].standby: 2 is not yet supported; use 0"),
+    ("templates[].hold_on_failure", [(f"{T}.hold_on_failure", 1)], "templates[0].hold_on_failure: 1 is not yet"),
+    ("cleanup", [("cleanup", {"controller": "main", "job": "j"})], "cleanup: is not yet supported; leave it out"),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
+def test_each_missing_feature_is_refused_where_it_is_used(row: NotYet) -> None:
+    (use,) = [use for use in USES if use[0] == row.path]
+    lines = told(*use[1])
+    (line,) = [line for line in lines if line.startswith(use[2])]
+    assert line.endswith(f"is not yet supported; {row.instead}")
+    assert all("not yet supported" in line for line in lines)
+
+
+def test_nothing_that_was_refused_once_is_still_in_these_tests_after_it_works() -> None:
+    assert [use[0] for use in USES] == [row.path for row in ROWS]
+
+
+def test_empty_values_of_missing_features_are_fine() -> None:
+    assert (
+        told(
+            (f"{T}.resources", {"devices": [], "gpus": 0}),
+            (f"{T}.secrets", []),
+            (f"{T}.volumes", []),
+            (f"{T}.sidecars", []),
+            (f"{T}.overrides", {}),
+            (f"{T}.standby", 0),
+            (f"{T}.hold_on_failure", 0),
+            (f"{T}.build", None),
+            ("cleanup", None),
+        )
+        == []
+    )
+
+
+def test_a_row_less_is_a_feature_more() -> None:
+    value = {"transport": "ssh", "java": "injected"}
+    fewer = tuple(row for row in ROWS if row.path != "templates[].transport")
+    assert [problem.path for problem in not_yet("templates", 3, value)] == [
+        ("templates", 3, "transport"),
+        ("templates", 3, "java"),
+    ]
+    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "java")]
+
+
+@pytest.mark.parametrize("path", [row.path for row in ROWS])
+def test_each_row_names_a_key_of_the_schema(path: str) -> None:
+    from provisioner.config.shape import description_at
+
+    keys: list[str | int] = []
+    for part in path.split("."):
+        keys += [part.removesuffix("[]"), *([0] if part.endswith("[]") else [])]
+    assert description_at(tuple(keys))
+
+
+def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -> None:
+    findings = examine(SPEC_SAMPLE).findings
+    assert [str(finding) for finding in findings if "is not yet supported; " not in finding.text] == []
+    lines = SPEC_SAMPLE.read_text().splitlines()
+    for finding in findings:
+        last = finding.path.split(".")[-1].split("[")[0]
+        assert last in lines[finding.line - 1], finding
+    assert [finding.path for finding in findings] == [
+        "providers[1].backend",
+        "templates[0].labels[2]",
+        "templates[0].java",
+        "templates[0].secrets",
+        "templates[0].resources.disk",
+        "templates[0].volumes",
+        "templates[0].sidecars",
+        "templates[0].overrides",
+        "templates[1].build",
+        "cleanup",
+    ]
+
+
+def test_the_line_is_that_of_the_key() -> None:
+    text = yaml.safe_dump(changed((f"{T}.transport", "ssh")), sort_keys=False)
+    (finding,) = examine_bytes(text.encode(), "provisioner.yaml").findings
+    line = 1 + next(n for n, words in enumerate(text.splitlines()) if "transport" in words)
+    assert str(finding) == (
+        f'provisioner.yaml:{line}: templates[0].transport: "ssh" is not yet supported; use websocket'
+    )
