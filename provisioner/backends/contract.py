@@ -46,9 +46,7 @@ class Order:
     env: Mapping[str, str] = field(default_factory=dict)
     pull: str = "missing"  # missing | always | never
     pull_timeout_s: float = 1800.0
-    template: Mapping[str, object] = field(
-        default_factory=dict
-    )  # resources, volumes, dns …: the template's own keys
+    template: Mapping[str, object] = field(default_factory=dict)  # resources, volumes, dns …: the template's own keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

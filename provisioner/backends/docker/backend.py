@@ -1,0 +1,180 @@
+"""The `docker` backend: one container per agent.
+
+An agent's container and its secret volume carry the agent's name and our mark. Each kind of work has
+threads of its own, so that a slow pull or a hung start never delays a stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from provisioner.backends.contract import Checkpoint, Ended, Found, Listing, Order, Progress, Stats, Status
+from provisioner.backends.docker import reading, removal
+from provisioner.backends.docker.container import limits_text
+from provisioner.backends.docker.engine import Engine, RefusedError, Tls, name
+from provisioner.backends.docker.faults import read_error
+from provisioner.backends.docker.images import Images
+from provisioner.backends.docker.launching import Launching
+from provisioner.backends.docker.watching import ends
+from provisioner.backends.turns import Turns
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DEFAULT_ENDPOINT = "unix:///var/run/docker.sock"
+_ENGINE_NETWORKS = ("bridge", "host", "none", "default")
+
+
+class DockerBackend:
+    """Instances are containers of one engine.
+
+    Args:
+        endpoint: unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST; None: the engine of this machine.
+        tls: files for tcp://.
+        network: what containers join; None: the engine's own bridge.
+        runtime: what runs them; None: the engine's own.
+        java: the Java program in the images.
+        timeout_s: the longest wait for one answer, pulls apart.
+        registries: user and password by registry host.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        tls: Tls | None = None,
+        network: str | None = None,
+        runtime: str | None = None,
+        java: str = "java",
+        timeout_s: float = 60.0,
+        registries: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self._network = network
+        self._runtime = runtime
+        self._timeout_s = timeout_s
+        self._engine = Engine(endpoint=endpoint or _DEFAULT_ENDPOINT, tls=tls, timeout_s=timeout_s)
+        self._turns = Turns()
+        self._pulls = ThreadPoolExecutor(6, thread_name_prefix="docker-pull")
+        self._starts = ThreadPoolExecutor(16, thread_name_prefix="docker-start")
+        self._stops = ThreadPoolExecutor(12, thread_name_prefix="docker-stop")
+        self._reads = ThreadPoolExecutor(6, thread_name_prefix="docker-read")
+        self._images = Images(
+            engine=self._engine, pulls=self._pulls, reads=self._reads, registries=dict(registries or {})
+        )
+        self._launching = Launching(
+            engine=self._engine,
+            images=self._images,
+            check=self._turns.check,
+            java=java,
+            network=network,
+            runtime=runtime,
+        )
+
+    async def open(self) -> None:
+        """Connect, and agree on the API's version."""
+        await self.ping()
+
+    async def close(self) -> None:
+        """Let go of threads and connections; containers live on."""
+        for pool in (self._pulls, self._starts, self._stops, self._reads):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._engine.close()
+
+    async def ping(self) -> str:
+        """The engine's version."""
+        return await self._in(self._reads, self._ping)
+
+    def _ping(self) -> str:
+        try:
+            found = self._engine.call("GET", "/version", timeout_s=reading.READ_S).json()
+        except RefusedError as refused:
+            raise read_error(refused, "version") from refused
+        version = found if isinstance(found, Mapping) else {}
+        machine = f"{version.get('Os')}/{version.get('Arch')}"
+        return f"Docker {version.get('Version')} ({machine}, API {version.get('ApiVersion')})"
+
+    def remote_root(self, owner: str, agent: str, remote_fs: str) -> str:  # noqa: ARG002  (contract)
+        """As asked for: each container has a file system of its own."""
+        return remote_fs
+
+    async def verify(self, order: Order) -> tuple[str, ...]:
+        """Network, runtime, and an image that may not be pulled."""
+        problems = list(await self._in(self._reads, self._verify))
+        if not order.image:
+            problems.append("the template has no image; add `image: NAME`")
+        elif order.pull == "never" and await self._images.present(order.image) is None:
+            problems.append(f"the image {order.image} is not on the engine; pull it there, or write `pull: missing`")
+        for key, what in (("sidecars", "side containers"), ("build", "image builds")):
+            if order.template.get(key):
+                problems.append(f"`{key}:` is set, and this backend has no {what} yet")
+        return tuple(problems)
+
+    def _verify(self) -> list[str]:
+        problems = []
+        try:
+            if self._network and self._network not in _ENGINE_NETWORKS and not self._network.startswith("container:"):
+                try:
+                    self._engine.call("GET", f"/networks/{name(self._network)}", timeout_s=reading.READ_S)
+                except RefusedError as refused:
+                    if refused.code != 404:
+                        raise
+                    problems.append(f"the engine has no network `{self._network}`; make it, or write another `network`")
+            if self._runtime:
+                info = self._engine.call("GET", "/info", timeout_s=reading.READ_S).json()
+                known = info.get("Runtimes") or {} if isinstance(info, Mapping) else {}
+                if self._runtime not in known:
+                    problems.append(
+                        f"the engine has no runtime `{self._runtime}`; it has {', '.join(sorted(known)) or 'none'}"
+                    )
+        except RefusedError as refused:
+            raise read_error(refused, "network and runtimes") from refused
+        return problems
+
+    async def start(self, order: Order) -> AsyncIterator[Checkpoint | Progress]:
+        """Pull if need be, make, fill, start: three requests where image and agent.jar are there."""
+        self._turns.check(order.agent)
+        async for line in self._images.ensure(order):
+            yield line
+            self._turns.check(order.agent)
+        made = await self._turns.step(self._starts, order.agent, self._launching.make, order)
+        yield Checkpoint(key="container", value=made.id)
+        if made.running:
+            yield Progress(text=f"container {made.id[:12]} of an earlier start runs already")
+            return
+        await self._turns.step(self._starts, order.agent, self._launching.start, order, made.id)
+        yield Progress(text=f"container {made.id[:12]} of {order.image} started ({limits_text(order.template)})")
+
+    async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
+        """Kill and remove the container, its anonymous volumes and its secret volume."""
+        await self._turns.stopping(agent, patience_s=self._timeout_s)
+        await self._in(self._stops, removal.remove_agent, self._engine, agent, ids)
+
+    async def status(self, agent: str, ids: Mapping[str, str]) -> Status:
+        """What the container does now."""
+        return await self._in(self._reads, reading.status, self._engine, agent, ids)
+
+    async def stats(self, agent: str, ids: Mapping[str, str]) -> Stats:
+        """What it uses now, without the page cache that it could do without."""
+        return await self._in(self._reads, reading.stats, self._engine, agent, ids)
+
+    async def log_tail(self, agent: str, ids: Mapping[str, str], lines: int = 20) -> tuple[str, ...]:
+        """Its last lines of output."""
+        return await self._in(self._reads, reading.log_tail, self._engine, agent, ids, lines)
+
+    async def listing(self, owner: str) -> Listing:
+        """Containers, volumes and networks with the owner's mark."""
+        return await self._in(self._reads, reading.listing, self._engine, owner)
+
+    async def remove_found(self, found: Found) -> None:
+        """Remove one container, volume or network."""
+        await self._in(self._stops, removal.remove_found, self._engine, found)
+
+    def events(self) -> AsyncIterator[Ended]:
+        """Ends of containers, from the engine's event stream."""
+        return ends(self._engine)
+
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(*args, **kwargs))

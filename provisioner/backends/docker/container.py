@@ -1,0 +1,157 @@
+"""From an order to what the engine is asked to make (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from provisioner.backends.contract import AGENT_KEY, CACHE_KEY, OWNER_KEY, Order
+from provisioner.model.errors import LaunchError, Reason
+
+SECRETS_AT = "/run/jenkins-provisioner"
+JAR_AT = "/opt/jenkins-provisioner"
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Cache(NamedTuple):
+    """A named volume that outlives the agent."""
+
+    volume: str
+    name: str
+    at: str
+
+
+def marks(owner: str, agent: str) -> dict[str, str]:
+    """The labels of everything that belongs to an agent."""
+    return {OWNER_KEY: owner, AGENT_KEY: agent}
+
+
+def caches(order: Order) -> tuple[Cache, ...]:
+    """The named caches of an order; no two owners share one."""
+    listed = order.template.get("volumes")
+    found = []
+    for volume in listed if isinstance(listed, Sequence) else ():
+        if isinstance(volume, Mapping) and volume.get("cache") and volume.get("at"):
+            cache = str(volume["cache"])
+            found.append(Cache(f"jenkins-provisioner-cache-{order.owner}-{cache}", cache, str(volume["at"])))
+    return tuple(found)
+
+
+def command(order: Order, java: str) -> list[str]:
+    """The order's command with the paths as the container sees them."""
+    places = {"{java}": java, "{jar}": f"{JAR_AT}/agent.jar", "{secrets}": SECRETS_AT, "{work}": order.remote_fs}
+    words = []
+    for word in order.command:
+        for place, value in places.items():
+            word = word.replace(place, value)  # noqa: PLW2901  (one word, four places)
+        words.append(word)
+    return words
+
+
+def body(
+    order: Order, *, java: str, network: str | None, runtime: str | None, jar_volume: str | None
+) -> dict[str, object]:
+    """The request that makes the container.
+
+    The secret volume is writable, since the engine puts no file into a read-only one; its folder and files
+    belong to root and to the agent's user, each with no more rights than it needs.
+    """
+    words = command(order, java)
+    mounts: list[dict[str, object]] = [
+        _volume(order.agent, SECRETS_AT, marks(order.owner, order.agent)),
+        *(_volume(cache.volume, cache.at, {CACHE_KEY: cache.name}) for cache in caches(order)),
+    ]
+    if jar_volume:
+        mounts.append({**_volume(jar_volume, JAR_AT, {CACHE_KEY: "agent.jar"}), "ReadOnly": True})
+    host: dict[str, object] = {
+        "Init": True,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+        "Mounts": mounts,
+        **dict(_limits(order.template)),
+        **dict(_names(order.template)),
+    }
+    if network:
+        host["NetworkMode"] = network
+    if runtime:
+        host["Runtime"] = runtime
+    made: dict[str, object] = {
+        "Image": order.image,
+        "Entrypoint": words[:1],
+        "Cmd": words[1:],
+        "WorkingDir": order.remote_fs,
+        "Env": [f"{key}={value}" for key, value in order.env.items()],
+        "Labels": marks(order.owner, order.agent),
+        "Healthcheck": {"Test": ["NONE"]},  # the image's own is for its own command
+        "HostConfig": host,
+    }
+    if order.run_as:
+        made["User"] = order.run_as
+    return made
+
+
+def _volume(source: str, target: str, labels: Mapping[str, str]) -> dict[str, object]:
+    options = {"NoCopy": True, "Labels": dict(labels)}
+    return {"Type": "volume", "Source": source, "Target": target, "VolumeOptions": options}
+
+
+def _limits(template: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    resources = _part(template, "resources")
+    if cpus := resources.get("cpus"):
+        yield "NanoCpus", int(float(str(cpus)) * 1e9)
+    if memory := _bytes(resources, "memory"):
+        yield "Memory", memory
+        yield "MemorySwap", memory  # memory and swap together: no swap
+    if pids := resources.get("pids"):
+        yield "PidsLimit", int(str(pids))
+    if shm := _bytes(resources, "shm"):
+        yield "ShmSize", shm
+    devices = resources.get("devices")
+    if isinstance(devices, Sequence) and devices:
+        yield (
+            "Devices",
+            [{"PathOnHost": str(d), "PathInContainer": str(d), "CgroupPermissions": "rwm"} for d in devices],
+        )
+    if gpus := int(str(resources.get("gpus") or 0)):
+        yield "DeviceRequests", [{"Count": gpus, "Capabilities": [["gpu"]]}]
+
+
+def _names(template: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    if hosts := _part(template, "extra_hosts"):
+        yield "ExtraHosts", [f"{host}:{address}" for host, address in hosts.items()]
+    dns = template.get("dns")
+    if isinstance(dns, Sequence) and dns:
+        yield "Dns", [str(server) for server in dns]
+
+
+def limits_text(template: Mapping[str, object]) -> str:
+    """The limits in words, for the launch log."""
+    resources = _part(template, "resources")
+    told = []
+    if cpus := resources.get("cpus"):
+        told.append(f"{cpus} CPUs")
+    if memory := _bytes(resources, "memory"):
+        told.append(f"{memory / (1 << 20):.0f} MB memory")
+    if pids := resources.get("pids"):
+        told.append(f"{pids} processes")
+    if _bytes(resources, "disk"):
+        told.append("disk not limited by this backend")
+    return ", ".join(told) or "no limits"
+
+
+def _part(template: Mapping[str, object], key: str) -> Mapping[str, object]:
+    found = template.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _bytes(resources: Mapping[str, object], key: str) -> int | None:
+    """A size: bytes, or a number with a unit."""
+    value = resources.get(f"{key}_bytes", resources.get(key))
+    if value is None:
+        return None
+    text = str(value).strip().lower()
+    digits = text.rstrip("bkmgt")
+    unit = text[len(digits) :]
+    if not digits.isdigit() or unit not in _UNITS:
+        raise LaunchError(f"`resources.{key}: {value}` is no size; write 512m or 4g", reason=Reason.TEMPLATE_INVALID)
+    return int(digits) * _UNITS[unit]

@@ -1,0 +1,289 @@
+"""The Docker engine's API; the only module that knows the vendor's library.
+
+The library brings the ways to an engine (unix, tcp with TLS, ssh) and the version handshake. Requests are made
+here, so that each has a time-out of its own and a start needs no more of them than it must.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+import docker
+import requests
+from docker.errors import DockerException, TLSParameterError
+from docker.tls import TLSConfig
+from docker.types import CancellableStream
+
+from provisioner.model.errors import LaunchError, Reason
+
+_CONNECT_S = 5
+_CONNECTIONS = 48  # at least one for each thread that may use the engine
+_KEPT_BYTES = 256 * 1024
+
+
+class Tls(Protocol):
+    """Files of an encrypted endpoint."""
+
+    @property
+    def ca(self) -> str:
+        """The authority that signed the engine's certificate."""
+        ...
+
+    @property
+    def cert(self) -> str:
+        """Our own certificate."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Our own private key."""
+        ...
+
+
+class RefusedError(Exception):
+    """The engine answered, but not with what was asked for."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine answered."""
+
+    content: bytes
+    headers: Mapping[str, str]
+
+    def json(self) -> object:
+        """The content as JSON; None if there is none."""
+        return json.loads(self.content) if self.content.strip() else None
+
+
+class Stream:
+    """Lines of JSON that the engine sends as things happen; another thread may close it."""
+
+    def __init__(self, response: requests.Response, endpoint: str) -> None:
+        self._response = response
+        self._endpoint = endpoint
+        self.closed = False
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        rest = b""
+        try:
+            for piece in self._response.iter_content(chunk_size=None):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield json.loads(line)
+        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
+            # a closed socket shows as any of these, depending on where the reader was
+            if not self.closed:
+                raise _unreachable(self._endpoint, error) from error
+
+    def close(self) -> None:
+        """End it; the engine gives up what it was doing for it. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            CancellableStream(iter(()), self._response).close()
+        except (DockerException, OSError, AttributeError):
+            # ssh knows no half-closed stream, and an ended one has no socket
+            pass
+        finally:
+            self._response.close()
+
+
+class Engine:
+    """One engine. Every method blocks, up to its time-out; call it from a thread.
+
+    Args:
+        endpoint: unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST.
+        tls: files for tcp://; None: not encrypted.
+        timeout_s: the longest wait for an answer.
+    """
+
+    def __init__(self, *, endpoint: str, tls: Tls | None, timeout_s: float) -> None:
+        self.endpoint = endpoint
+        self._tls = tls
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+
+    def _connected(self) -> docker.APIClient:
+        """The session; made at the first use, also when the engine was away at that time."""
+        client = self._client
+        if client is not None:
+            return client
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> docker.APIClient:
+        try:
+            tls = (
+                TLSConfig(client_cert=(self._tls.cert, self._tls.key), ca_cert=self._tls.ca, verify=True)
+                if self._tls
+                else False
+            )
+            client = docker.APIClient(
+                base_url=self.endpoint,
+                version="auto",
+                timeout=_CONNECT_S,
+                tls=tls,
+                max_pool_size=_CONNECTIONS,
+            )
+        except TLSParameterError as error:
+            raise LaunchError(
+                f"the Docker engine at {self.endpoint} cannot be asked: {error}", reason=Reason.PROVIDER_UNREACHABLE
+            ) from error
+        except Exception as error:  # each way to an engine has a library with errors of its own
+            raise _unreachable(self.endpoint, error) from error
+        client.trust_env = False  # no proxy and no .netrc between us and the engine
+        return client
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        archive: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """One request.
+
+        Args:
+            method: of HTTP.
+            path: below the API's version; names in it must be quoted with `name`.
+            query: after the path.
+            body: sent as JSON.
+            archive: sent as a tar archive.
+            timeout_s: instead of the engine's own.
+
+        Raises:
+            RefusedError: the engine's answer is 400 or more.
+            LaunchError: provider_unreachable; it does not answer (in time).
+        """
+        response = self._request(method, path, query, body, archive, {}, timeout_s or self._timeout_s, stream=False)
+        return Answer(response.content, response.headers)
+
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float | None,
+    ) -> Stream:
+        """A request whose answer comes in pieces.
+
+        Args:
+            method: of HTTP.
+            path: below the API's version.
+            query: after the path.
+            headers: sent with it.
+            silence_s: the longest wait for a next piece; None: for ever.
+
+        Raises:
+            RefusedError: as for `call`.
+            LaunchError: as for `call`.
+        """
+        response = self._request(method, path, query, None, None, headers or {}, silence_s, stream=True)
+        return Stream(response, self.endpoint)
+
+    def tail(self, path: str, *, query: Mapping[str, str], timeout_s: float) -> bytes:
+        """The end of an answer that may be of any size; errors as for `call`."""
+        response = self._request("GET", path, query, None, None, {}, timeout_s, stream=True)
+        kept = b""
+        try:
+            for piece in response.iter_content(chunk_size=_KEPT_BYTES):
+                kept = (kept + piece)[-_KEPT_BYTES:]
+        except (requests.RequestException, OSError) as error:
+            raise _unreachable(self.endpoint, error) from error
+        finally:
+            response.close()
+        return kept
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: object,
+        archive: bytes | None,
+        headers: Mapping[str, str],
+        read_s: float | None,
+        *,
+        stream: bool,
+    ) -> requests.Response:
+        client = self._connected()
+        sent = dict(headers)
+        data: bytes | None = None
+        if archive is not None:
+            sent["Content-Type"], data = "application/x-tar", archive
+        elif body is not None:
+            sent["Content-Type"], data = "application/json", json.dumps(body).encode()
+        try:
+            response = client.request(
+                method,
+                f"{client.base_url}/v{client.api_version}{path}",
+                params=query,
+                data=data,
+                headers=sent,
+                timeout=(_CONNECT_S, read_s),
+                stream=stream,
+            )
+            if response.status_code >= 400:
+                message = _message(response.content)
+                response.close()
+                raise RefusedError(response.status_code, message)
+        except (requests.RequestException, DockerException, OSError) as error:
+            raise _unreachable(self.endpoint, error) from error
+        return response
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+
+def name(text: str) -> str:
+    """A name as a part of a path."""
+    return quote(text, safe="/:@")
+
+
+def filters(**values: str) -> dict[str, str]:
+    """The query that lists only what has these values."""
+    return {"filters": json.dumps({key: [value] for key, value in values.items()})}
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["message"]).strip()
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace").strip()[:500]
+
+
+def _unreachable(endpoint: str, error: Exception) -> LaunchError:
+    cause: BaseException = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, TimeoutError):
+        cause = deeper  # the innermost one says it in plain words
+    text = (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) or type(cause).__name__
+    return LaunchError(
+        f"the Docker engine at {endpoint} does not answer ({text}); it is asked again",
+        reason=Reason.PROVIDER_UNREACHABLE,
+        retryable=True,
+    )

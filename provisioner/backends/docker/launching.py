@@ -1,0 +1,180 @@
+"""The blocking steps of a start: make the container, fill its volume, start it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
+from provisioner.backends.docker.archive import Archive, first_file
+from provisioner.backends.docker.container import SECRETS_AT, body, caches
+from provisioner.backends.docker.engine import Engine, RefusedError, name
+from provisioner.backends.docker.faults import start_error
+from provisioner.backends.docker.images import Images
+from provisioner.backends.docker.jar import JarVolumes
+from provisioner.backends.docker.removal import remove_agent, remove_container
+from provisioner.model.errors import LaunchError, Reason
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A container; `running` if an earlier start had come that far."""
+
+    id: str
+    running: bool
+
+
+class Launching:
+    """Makes and starts containers on one engine.
+
+    Args:
+        engine: where.
+        images: what is known of its images.
+        check: raises if the agent was stopped; asked after each change, so that a stop always wins.
+        java: the Java program in the images.
+        network: what containers join.
+        runtime: what runs them.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        images: Images,
+        check: Callable[[str], None],
+        java: str,
+        network: str | None,
+        runtime: str | None,
+    ) -> None:
+        self._engine = engine
+        self._images = images
+        self._check = check
+        self._java = java
+        self._network = network
+        self._runtime = runtime
+        self._jars = JarVolumes(engine)
+        self._uids: dict[tuple[str, str], int | None] = {}
+        self._uids_lock = threading.Lock()
+
+    def make(self, order: Order) -> Made:
+        """Make the container, or find the running one of an earlier start.
+
+        Raises:
+            LaunchError: with the reason; nothing of this call is left then if the agent was stopped.
+        """
+        if not set(order.agent) <= _PLAIN:
+            raise LaunchError(f"`{order.agent}` cannot be a container's name", reason=Reason.TEMPLATE_INVALID)
+        try:
+            jar = self._jars.ensure(order) if order.agent_jar else None
+            made = self._create(order, jar)
+        except RefusedError as refused:
+            if refused.code == 404 and order.image:
+                self._images.forget(order.image)
+            raise start_error(refused, order.agent) from refused
+        self._yield_to_stop(order.agent, made.id)
+        return made
+
+    def _create(self, order: Order, jar: str | None) -> Made:
+        wanted = body(order, java=self._java, network=self._network, runtime=self._runtime, jar_volume=jar)
+        for attempt in (1, 2, 3):
+            try:
+                made = self._engine.call("POST", "/containers/create", query={"name": order.agent}, body=wanted).json()
+            except RefusedError as refused:
+                if refused.code != 409 or attempt == 3:
+                    raise
+                if (running := self._clear_name(order)) is not None:
+                    return Made(id=running, running=True)
+            else:
+                return Made(id=str(made["Id"]) if isinstance(made, Mapping) else "", running=False)
+        raise AssertionError("the third attempt raises or returns")
+
+    def _clear_name(self, order: Order) -> str | None:
+        """Deal with the container that has the name: give the id if it runs, else remove it."""
+        try:
+            found = self._engine.call("GET", f"/containers/{name(order.agent)}/json").json()
+        except RefusedError as refused:
+            if refused.code == 404:
+                return None  # it went meanwhile
+            raise
+        if not isinstance(found, Mapping):
+            return None
+        labels = found["Config"]["Labels"] or {}
+        if labels.get(OWNER_KEY) != order.owner or labels.get(AGENT_KEY) != order.agent:
+            raise LaunchError(
+                f"the name {order.agent} belongs to a container that is not ours; it is left alone",
+                reason=Reason.CREATE_REJECTED,
+            )
+        if found["State"]["Running"]:
+            return str(found["Id"])
+        remove_container(self._engine, str(found["Id"]))
+        return None
+
+    def start(self, order: Order, container: str) -> None:
+        """Fill the secret volume, make the work folder, start.
+
+        Raises:
+            LaunchError: with the reason.
+        """
+        try:
+            self._engine.call(
+                "PUT", f"/containers/{container}/archive", query={"path": "/"}, archive=self._archive(order, container)
+            )
+            self._check(order.agent)
+            self._engine.call("POST", f"/containers/{container}/start")
+        except RefusedError as refused:
+            self._check(order.agent)  # a stop may have removed it under our hands: that is no fault
+            raise start_error(refused, order.agent) from refused
+        self._yield_to_stop(order.agent, container)
+
+    def _archive(self, order: Order, container: str) -> bytes:
+        user, _, group = (order.run_as or self._image_user(order)).partition(":")
+        uid = self._uid(order, container, user)
+        gid = int(group) if group.isdigit() else 0
+        archive = Archive()
+        for file in order.files:
+            # without its number the user cannot own the file; nobody else is in this container
+            archive.file(f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=0o444 if uid is None else 0o400)
+        for folder in (*(cache.at for cache in caches(order)), order.remote_fs):
+            archive.folder(folder, uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
+        return archive.content()
+
+    def _image_user(self, order: Order) -> str:
+        known = self._images.known(order.image or "")
+        return known.user if known else ""
+
+    def _uid(self, order: Order, container: str, user: str) -> int | None:
+        """The number of a user; a name is looked up in the image once. None if the image does not know it."""
+        if user.isdigit() or not user:
+            return int(user or 0)
+        known = self._images.known(order.image or "")
+        key = (known.id if known else order.image or "", user)
+        with self._uids_lock:
+            if key in self._uids:
+                return self._uids[key]
+        uid = self._look_up(container, user)
+        with self._uids_lock:
+            self._uids[key] = uid
+        return uid
+
+    def _look_up(self, container: str, user: str) -> int | None:
+        try:
+            packed = self._engine.call("GET", f"/containers/{container}/archive", query={"path": "/etc/passwd"}).content
+        except RefusedError as refused:
+            if refused.code == 404:
+                return None
+            raise
+        for line in first_file(packed).decode(errors="replace").splitlines():
+            fields = line.split(":")
+            if len(fields) > 2 and fields[0] == user and fields[2].isdigit():
+                return int(fields[2])
+        return None
+
+    def _yield_to_stop(self, agent: str, container: str) -> None:
+        try:
+            self._check(agent)
+        except LaunchError:
+            remove_agent(self._engine, agent, {"container": container})
+            raise
