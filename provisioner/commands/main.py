@@ -16,6 +16,7 @@ WRONG_USAGE = 2
 
 #: Each module has `run(args)`, which gives the exit status, and `add(subparsers)`, which makes it the parser's `run`.
 VERBS: Mapping[str, str] = {
+    "run": "provisioner.commands.run",
     "check": "provisioner.commands.check",
     "schema": "provisioner.commands.schema",
     "version": "provisioner.commands.version",
