@@ -56,7 +56,7 @@ class Timeouts(Part):
         gt=0,
         description="longest time from the instance's start to its connection, more than 0",
     )
-    build_s: Duration = Field(0.0, alias="build", description="longest build of the image; 0: no limit")
+    build_s: Duration = Field(0.0, alias="build", description="longest run of the build on the agent; 0: no limit")
     lifetime_s: Duration = Field(0.0, alias="lifetime", description="longest life of an agent; 0: no limit")
 
 
