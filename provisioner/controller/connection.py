@@ -1,0 +1,330 @@
+"""One controller behind the `Controller` protocol: the bridge where it can be had, plain REST where not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TypeVar
+
+import structlog
+
+from provisioner.controller.bridge_answers import Hello
+from provisioner.controller.bridge_client import BridgeClient
+from provisioner.controller.port import (
+    BridgeMode,
+    Controller,
+    ControllerInfo,
+    FailOutcome,
+    FateOf,
+    NodeOrder,
+    Observation,
+    Registration,
+    Snapshot,
+    Unreachable,
+)
+from provisioner.controller.rest import Rest
+from provisioner.controller.rest_mode import RestMode
+from provisioner.controller.threads import DaemonPool
+from provisioner.model.errors import BUILDS_OWN_FAULT, ControllerError
+from provisioner.model.queue import QueueItem, RequestKey
+
+_log = structlog.get_logger(__name__)
+
+_PAUSE_FIRST_S = 0.5
+_PAUSE_MOST_S = 30.0
+_SAFETY_S = 30.0  # between whole snapshots although there was no gap
+_THREADS = 8  # for short calls
+_AGENT_JAR_S = 60.0
+_BRIDGE_S = 30.0  # its script is compiled by the controller, and an op may wait for the queue's lock
+
+T = TypeVar("T")
+
+
+class Connection:
+    """See `Controller`. Which way is in force, `info.mode` tells; it is chosen anew with every start of the controller.
+
+    Args:
+        http: the controller's HTTP.
+        owner: our owner id.
+        bridge: `auto`, `init`, `script` or `off`, as configured.
+        poll_interval_s: the pace without the bridge.
+        parameters: names of the build parameters that templates look at.
+        monotonic: a clock.
+        sleep: waits.
+    """
+
+    def __init__(
+        self,
+        http: Rest,
+        *,
+        owner: str,
+        bridge: str,
+        poll_interval_s: float,
+        parameters: Sequence[str] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._http = http
+        self._wanted = bridge
+        self._poll_interval_s = poll_interval_s
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._pool = DaemonPool(_THREADS, f"rest-{http.name}")
+        self._rest = RestMode(http, self._pool, owner=owner, parameters=parameters, monotonic=monotonic)
+        self._bridge = BridgeClient(
+            http,
+            controller=http.name,
+            user=http.user,
+            owner=owner,
+            parameters=parameters,
+            timeout_s=max(_BRIDGE_S, http.timeout_s),
+        )
+        self._info: ControllerInfo | None = None
+        self._choosing = asyncio.Lock()
+        self._jar: tuple[str, bytes] | None = None
+
+    @property
+    def info(self) -> ControllerInfo | None:
+        """The last known state; None before the first contact."""
+        return self._info
+
+    async def open(self) -> ControllerInfo:
+        """First contact; chooses the way.
+
+        Raises:
+            ControllerError: no contact, or a bridge was demanded that cannot be had.
+        """
+        async with self._choosing:
+            self._info = await self._choose()
+        _log.info("controller.opened", controller=self._http.name, bridge=self._info.mode.value)
+        return self._info
+
+    async def close(self) -> None:
+        """Let go of threads and connections. The bridge stays, for the agents that still run."""
+        await self._bridge.close()
+        await self._rest.close()
+        self._pool.shutdown()
+        self._http.close()
+
+    # -- the way
+
+    async def _choose(self) -> ControllerInfo:
+        info = await self._rest.open()
+        if self._wanted == "off":
+            return info
+        try:
+            await self._have_bridge()
+            return (await self._hello()).snapshot.info
+        except ControllerError as error:
+            # an outage is no reason to do without the bridge; a refusal is, unless the bridge was demanded
+            if self._wanted != "auto" or error.retryable:
+                raise
+            _log.warning("bridge.unavailable", controller=self._http.name, error=error.message, instead="plain REST")
+            return info
+
+    async def _have_bridge(self) -> None:
+        status = await self._bridge.status()
+        if status is not None and status.mode is BridgeMode.INIT:
+            return
+        if self._wanted == BridgeMode.INIT:
+            raise ControllerError(
+                f"controller {self._http.name} has no bridge from init.groovy.d; put the output of"
+                " `provisioner bridge print` there and restart it, or set `bridge: auto`",
+                code=404,
+            )
+        await self._bridge.install()
+
+    async def _hello(self) -> Hello:
+        hello = await self._bridge.hello()
+        nodes = tuple(
+            replace(node, known=node.known and node.name not in hello.unknown) for node in hello.snapshot.nodes
+        )
+        return replace(hello, snapshot=replace(hello.snapshot, nodes=nodes))
+
+    @property
+    def _bridged(self) -> bool:
+        return self._info is not None and self._info.mode is not BridgeMode.OFF
+
+    # -- seeing
+
+    async def watch(self) -> AsyncIterator[Observation]:
+        """Everything that happens, for ever; see `Controller.watch`."""
+        pause_s = _PAUSE_FIRST_S
+        while True:
+            try:
+                async with aclosing(self._look()) as looking:
+                    async for seen in looking:
+                        pause_s = _PAUSE_FIRST_S
+                        yield seen
+            except ControllerError as error:
+                problem = error
+            yield Unreachable(message=problem.message)
+            await self._sleep(pause_s)
+            pause_s = min(_PAUSE_MOST_S, 2 * pause_s)
+
+    async def _look(self) -> AsyncGenerator[Observation, None]:
+        """Until something fails; the way is chosen anew whenever the controller is another than before."""
+        if self._info is None:
+            await self.open()
+        while True:
+            looking = self._look_by_bridge() if self._bridged else self._look_by_rest()
+            async with aclosing(looking) as way:
+                async for seen in way:
+                    yield seen
+            await self.open()
+
+    async def _look_by_rest(self) -> AsyncGenerator[Observation, None]:
+        """A snapshot at every poll; ends when the controller was restarted and a bridge may be put in again."""
+        session = self._info.session if self._info else ""
+        while True:
+            snapshot = await self.snapshot()
+            if self._wanted != "off" and snapshot.info.session != session:
+                return
+            yield snapshot
+            await self._sleep(self._poll_interval_s)
+
+    async def _look_by_bridge(self) -> AsyncGenerator[Observation, None]:
+        """A snapshot, then events; ends when the bridge is gone, to have it put in again."""
+        try:
+            hello = await self._tell_truth()
+            while True:
+                yield hello.snapshot
+                epoch, seq, due_s = hello.epoch, hello.seq, self._monotonic() + _SAFETY_S
+                while (left_s := due_s - self._monotonic()) > 0:
+                    batch = await self._bridge.events(epoch=epoch, since=seq, wait_s=max(1, min(25, round(left_s))))
+                    if batch.resync:
+                        break
+                    seq = batch.seq
+                    for seen in batch.observations:
+                        yield seen
+                hello = await self._tell_truth()
+        except ControllerError as error:
+            if error.code != 404:
+                raise
+            _log.info("bridge.gone", controller=self._http.name)
+
+    async def _tell_truth(self) -> Hello:
+        hello = await self._hello()
+        self._info = hello.snapshot.info
+        return hello
+
+    async def snapshot(self) -> Snapshot:
+        """The whole truth now."""
+        if self._bridged:
+            return (await self._by_bridge(self._tell_truth())).snapshot
+        snapshot = await self._rest.snapshot()
+        if not self._bridged:
+            self._info = snapshot.info
+        return snapshot
+
+    # -- acting
+
+    async def _by_bridge(self, work: Awaitable[T]) -> T:
+        """Await a call of the bridge; that it is missing is no fault of the call: `watch` puts it back."""
+        try:
+            return await work
+        except ControllerError as error:
+            if error.code != 404:
+                raise
+            raise ControllerError(
+                f"controller {self._http.name} has lost the bridge, most likely by a restart; it is being put back",
+                code=503,
+                retryable=True,
+            ) from error
+
+    async def register(self, order: NodeOrder) -> Registration:
+        """Create the node, or find it there with our mark."""
+        if self._bridged:
+            return await self._by_bridge(self._bridge.register(order))
+        return await self._rest.register(order)
+
+    async def adopt(self, order: NodeOrder) -> bool:
+        """Tell a new bridge about a node that exists; False if there is none."""
+        if self._bridged:
+            return await self._by_bridge(self._bridge.adopt(order))
+        return await self._rest.adopt(order)
+
+    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+        """Delete the node; gone already is done."""
+        if self._bridged:
+            await self._by_bridge(self._bridge.remove(name, lines))
+        else:
+            await self._rest.remove(name)
+
+    async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
+        """Add lines to the launch log as the build shows it."""
+        if self._bridged and lines:
+            await self._by_bridge(self._bridge.log(name, request, lines))
+        else:
+            self._rest.tell(name, lines)
+
+    async def bar(self, name: str) -> None:
+        """Let the node take no further build. Idempotent."""
+        if self._bridged:
+            await self._by_bridge(self._bridge.bar(name))
+        else:
+            await self._rest.bar(name)
+
+    async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
+        """End the request with the reason in its console. Idempotent."""
+        if not self._bridged:
+            return await self._rest.fail(request, reason, message, lines)
+        again = reason not in BUILDS_OWN_FAULT  # may a Pipeline's `retry(conditions: [agent()])` try again
+        outcome, _ = await self._by_bridge(
+            self._bridge.fail(request, reason=reason, message=message, lines=lines, retryable=again)
+        )
+        return outcome
+
+    async def fate(self, key: RequestKey) -> FateOf:
+        """What became of an item."""
+        return await self._rest.fate(key)
+
+    async def agent_jar(self) -> bytes:
+        """The controller's own agent.jar; read once for each start of the controller."""
+        session = self._http.session
+        if self._jar is None or self._jar[0] != session:
+            answer = await self._pool.run(
+                self._http.call, "GET", "jnlpJars/agent.jar", op="agent_jar", timeout_s=_AGENT_JAR_S
+            )
+            if not answer.content.startswith(b"PK"):
+                raise ControllerError(
+                    f"controller {self._http.name}: jnlpJars/agent.jar is no archive", code=answer.status
+                )
+            self._jar = (session, answer.content)
+        return self._jar[1]
+
+    def requests_made(self) -> Mapping[tuple[str, str], int]:
+        """Requests by (operation, status code)."""
+        return self._http.counts()
+
+
+def open_controller(
+    *,
+    name: str,
+    url: str,
+    user: str,
+    token: str,
+    owner: str,
+    bridge: str,
+    poll_interval_s: float,
+    parameters: Sequence[str] = (),
+    timeout_s: float = 10.0,
+) -> Controller:
+    """A controller, not yet spoken to; `open` does that.
+
+    Args:
+        name: its name in the configuration.
+        url: as the provisioner sees it.
+        user: the account.
+        token: its API token.
+        owner: our owner id.
+        bridge: `auto`, `init`, `script` or `off`.
+        poll_interval_s: the pace without the bridge.
+        parameters: names of the build parameters that templates' `overrides` look at.
+        timeout_s: for every call but the long poll and the download of agent.jar.
+    """
+    http = Rest(name=name, url=url, user=user, token=token, timeout_s=timeout_s)
+    return Connection(http, owner=owner, bridge=bridge, poll_interval_s=poll_interval_s, parameters=parameters)
