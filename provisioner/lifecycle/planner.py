@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.capacity.placement import Asked, Place, place
+from provisioner.capacity.placement import Asked, Place, counted_turns, place
 from provisioner.capacity.room import Condition, Plant, ProviderState
 from provisioner.lifecycle.failing import Failing
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
@@ -31,6 +31,7 @@ class Planner:
         self._desk = desk
         self._launch = launch
         self._failing = failing
+        self._turns: dict[str, int] = {}  # whose turn it was, so that templates that are equally full take turns
         self.stopped = False  # when draining: nothing new is placed
         self.reconfigure()
 
@@ -65,7 +66,10 @@ class Planner:
             return
         asked = [Asked(key=r.item.key, routing=self._router.match(r.item)) for r in heads]
         requests = {r.item.key: r for r in heads}
-        for decision in place(asked, plant=self.plant(), agents=[t.agent for t in desk.agents.values()]):
+        agents = [task.agent for task in desk.agents.values()]
+        decisions = place(asked, plant=self.plant(), agents=agents, last_turns=self._turns)
+        self._turns = counted_turns(self._turns, decisions)
+        for decision in decisions:
             if isinstance(decision, Place):
                 self._begin(requests[decision.key], decision)
 

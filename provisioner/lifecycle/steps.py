@@ -292,7 +292,7 @@ class AgentSteps:
         except LaunchError as error:
             log.info("status.unknown", agent=task.agent.name, problem=error.message)
             return None
-        return None if status.state is InstanceState.RUNNING else status
+        return status if status.state in (InstanceState.EXITED, InstanceState.MISSING) else None
 
     async def _fail_launch(self, task: AgentTask, reason: Reason, message: str) -> None:
         tail = await self._provider(task).backend.log_tail(task.agent.name, task.agent.ids)
