@@ -1,6 +1,5 @@
 """A controller without the bridge: what a poll sees, and what the acts leave behind."""
 
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
