@@ -187,13 +187,27 @@ class ProvisionerBridgeConsole {
                     return
                 }
             }
-            TaskListener target = (TaskListener) ProvisionerBridgePipeline.get(stepContext, TaskListener)
-            if (target == null) continue
+            TaskListener target = stepListener()
+            if (target == null) continue  // the step is over and nothing was written before: there is no log for it
             PrintStream out = target.getLogger()
             synchronized (out) {
                 for (String line : lines) out.println(PREFIX + line)
             }
         }
+    }
+
+    /** Kept from the first use: once the step is over, its context gives none. */
+    private TaskListener stepListener() {
+        synchronized (this) { if (listener != null) return listener }
+        TaskListener found
+        try {
+            found = (TaskListener) ProvisionerBridgePipeline.get(stepContext, TaskListener)
+        } catch (IOException | InterruptedException ended) {
+            ProvisionerBridge.LOG.log(Level.FINE, 'provisioner bridge: no log for a node step', ended)
+            return null
+        }
+        synchronized (this) { listener = found }
+        return found
     }
 
     boolean isPipeline() { stepContext != null }

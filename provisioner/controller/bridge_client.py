@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from provisioner.controller.bridge_answers import (
@@ -26,10 +24,9 @@ from provisioner.controller.bridge_answers import (
 )
 from provisioner.controller.bridge_script import read_marker, render_removal, render_script
 from provisioner.controller.port import FailOutcome, NodeOrder, Registration
+from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import QueueItem
-
-T = TypeVar("T")
 
 PROTOCOL = 1
 _ROOT = "provisioner-bridge/"
@@ -50,51 +47,6 @@ class Http(Protocol):
     def script(self, groovy: str, *, timeout_s: float) -> str:
         """What a script prints in the script console."""
         ...
-
-
-class _Lane:
-    """One thread for blocking calls, in order.
-
-    A daemon, unlike the threads of an executor: a long poll under way must not delay the end of the program.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """The call's result. Cancelling the await does not stop the call."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def work() -> None:
-            result: T | None = None
-            error: BaseException | None = None
-            try:
-                result = call()
-            except BaseException as problem:  # noqa: BLE001  (it is raised again where it is awaited)
-                error = problem
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._calls.put(work)
-        return await future
-
-    def close(self) -> None:
-        """The thread ends after the call that it is in."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
 
 
 class BridgeClient:
@@ -127,9 +79,9 @@ class BridgeClient:
         self._owner = owner
         self._parameters = tuple(parameters)
         self._timeout_s = timeout_s
-        self._poll_lane = _Lane(f"bridge poll {controller}")
-        self._op_lane = _Lane(f"bridge ops {controller}")
-        self._call_lane = _Lane(f"bridge {controller}")
+        self._poll_pool = DaemonPool(1, f"bridge-poll-{controller}")
+        self._op_pool = DaemonPool(1, f"bridge-ops-{controller}")
+        self._call_pool = DaemonPool(1, f"bridge-{controller}")
         self._pending: list[tuple[dict[str, object], asyncio.Future[Mapping[str, Any]]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._closed = False
@@ -139,8 +91,8 @@ class BridgeClient:
     async def status(self) -> BridgeStatus | None:
         """What is installed; None where there is no bridge."""
         try:
-            answer = await self._call_lane.run(
-                lambda: self._http.get(_ROOT + "status", timeout_s=self._timeout_s, op="bridge_status")
+            answer = await self._call_pool.run(
+                partial(self._http.get, _ROOT + "status", timeout_s=self._timeout_s, op="bridge_status")
             )
         except ControllerError as error:
             if error.code == 404:
@@ -163,13 +115,13 @@ class BridgeClient:
             ControllerError: code 403 where the account is not an administrator.
         """
         script = render_script(replace=replace)
-        answer = await self._call_lane.run(lambda: self._http.script(script, timeout_s=self._timeout_s))
+        answer = await self._call_pool.run(partial(self._http.script, script, timeout_s=self._timeout_s))
         return flag(read_marker(answer), "installed")
 
     async def uninstall(self) -> bool:
         """Take the bridge out; False if there was none."""
         script = render_removal()
-        answer = await self._call_lane.run(lambda: self._http.script(script, timeout_s=self._timeout_s))
+        answer = await self._call_pool.run(partial(self._http.script, script, timeout_s=self._timeout_s))
         return bool(read_marker(answer).get("removed"))
 
     async def close(self) -> None:
@@ -178,8 +130,8 @@ class BridgeClient:
         if self._flush is not None:
             self._flush.cancel()
             await asyncio.gather(self._flush, return_exceptions=True)
-        for lane in (self._poll_lane, self._op_lane, self._call_lane):
-            lane.close()
+        for pool in (self._poll_pool, self._op_pool, self._call_pool):
+            pool.shutdown()
         self._refuse(self._pending, ControllerError("the bridge's client was closed", retryable=True))
         self._pending = []
 
@@ -188,8 +140,8 @@ class BridgeClient:
     async def hello(self) -> Hello:
         """The whole truth now, and where the events go on."""
         body = {"protocol": PROTOCOL, "owner": self._owner, "parameters": list(self._parameters)}
-        answer = await self._call_lane.run(
-            lambda: self._http.post(_ROOT + "hello", body, timeout_s=self._timeout_s, op="bridge_hello")
+        answer = await self._call_pool.run(
+            partial(self._http.post, _ROOT + "hello", body, timeout_s=self._timeout_s, op="bridge_hello")
         )
         return read_hello(answer, controller=self._controller, user=self._user)
 
@@ -202,7 +154,7 @@ class BridgeClient:
             wait_s: at most 55; below the idle time-outs of the usual proxies.
         """
         query = urlencode({"owner": self._owner, "epoch": epoch, "since": since, "wait": wait_s})
-        answer = await self._poll_lane.run(
+        answer = await self._poll_pool.run(
             lambda: self._http.get(f"{_ROOT}events?{query}", timeout_s=wait_s + self._timeout_s, op="bridge_events")
         )
         return read_events(answer, controller=self._controller)
@@ -286,10 +238,8 @@ class BridgeClient:
             batch, self._pending = self._pending[:_MOST_OPS], self._pending[_MOST_OPS:]
             body = {"protocol": PROTOCOL, "owner": self._owner, "ops": [op for op, _ in batch]}
             try:
-                answer = await self._op_lane.run(
-                    lambda body=body: self._http.post(  # type: ignore[misc]
-                        _ROOT + "apply", body, timeout_s=self._timeout_s, op="bridge_apply"
-                    )
+                answer = await self._op_pool.run(
+                    partial(self._http.post, _ROOT + "apply", body, timeout_s=self._timeout_s, op="bridge_apply")
                 )
                 results = as_list(as_object(answer, "the answer").get("results"), "results")
                 if len(results) != len(batch):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from bridge_rig import Agents, Rig
 
 
 def _load_controller() -> ModuleType:
@@ -52,6 +53,28 @@ def real_jenkins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield controller
     finally:
         controller.stop()
+
+
+@pytest.fixture
+def agents(real_jenkins: Any, tmp_path: Path) -> Iterator[Agents]:
+    started = Agents(real_jenkins, tmp_path / "agents")
+    yield started
+    started.end()
+
+
+@pytest.fixture
+async def rig(real_jenkins: Any, agents: Agents) -> AsyncIterator[Rig]:
+    """The bridge, put in through the script console, and a client with a running long poll."""
+    rig = Rig(real_jenkins, agents)
+    try:
+        await rig.open()
+        yield rig
+    finally:
+        for name in real_jenkins.nodes():
+            real_jenkins.request("POST", f"computer/{name}/doDelete")
+        for item in real_jenkins.queue_items():
+            real_jenkins.cancel(item["id"])
+        await rig.close()
 
 
 @pytest.hookimpl(wrapper=True)

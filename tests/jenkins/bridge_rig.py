@@ -1,0 +1,161 @@
+"""What the bridge's tests need around the client: events in a list, agents as local processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from provisioner.controller.bridge_client import BridgeClient
+from provisioner.controller.port import ItemBuildable, Launcher, NodeOrder, Observation
+from provisioner.controller.rest import Rest
+from provisioner.model.queue import QueueItem
+
+O = TypeVar("O")  # noqa: E741
+
+
+class Agents:
+    """The controller's own `agent.jar`, started by hand and ended by process id."""
+
+    def __init__(self, jenkins: Any, folder: Path) -> None:
+        self._jenkins = jenkins
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, secret: str, *, launcher: Launcher = Launcher.WEBSOCKET) -> subprocess.Popen[bytes]:
+        jar = self._folder / "agent.jar"
+        if not jar.exists():
+            jar.write_bytes(self._jenkins.request("GET", "jnlpJars/agent.jar").body)
+        home = self._folder / name
+        home.mkdir(exist_ok=True)
+        secret_file = home / "secret"
+        secret_file.touch(mode=0o600)
+        secret_file.write_text(secret)
+        command = ["java", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(jar)]
+        command += ["-url", self._jenkins.url, "-secret", f"@{secret_file}", "-name", name]
+        command += ["-webSocket"] if launcher is Launcher.WEBSOCKET else []
+        with (home / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "-workDir", str(home)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        return process
+
+    def home(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait(timeout=10)
+
+
+class Rig:
+    """A client with a running long poll, for one owner."""
+
+    def __init__(
+        self, jenkins: Any, agents: Agents, *, owner: str | None = None, user: str = "", token: str = ""
+    ) -> None:
+        self.jenkins = jenkins
+        self.agents = agents
+        self.owner = owner or f"test-{secrets.token_hex(3)}"
+        self.http = Rest(
+            name="main", url=jenkins.url, user=user or jenkins.user, token=token or jenkins.token, timeout_s=20
+        )
+        self.client = BridgeClient(
+            self.http, controller="main", user=user or jenkins.user, owner=self.owner, parameters=("WANTED",)
+        )
+        self.seen: list[Observation] = []
+        self._news = asyncio.Condition()
+        self._poll: asyncio.Task[None] | None = None
+
+    async def open(self, *, install: bool = True) -> None:
+        if install:
+            await self.client.install()
+        hello = await self.client.hello()
+        self._poll = asyncio.create_task(self._listen(hello.epoch, hello.seq))
+
+    async def close(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poll
+        await self.client.close()
+        self.http.close()
+
+    async def _listen(self, epoch: str, seq: int) -> None:
+        while True:
+            batch = await self.client.events(epoch=epoch, since=seq, wait_s=5)
+            if batch.resync:
+                hello = await self.client.hello()
+                epoch, seq = hello.epoch, hello.seq
+                continue
+            seq = batch.seq
+            async with self._news:
+                self.seen.extend(batch.observations)
+                self._news.notify_all()
+
+    async def until(self, kind: type[O], matches: Callable[[O], bool] = lambda _: True, *, within_s: float = 45.0) -> O:
+        """The first observation of that kind that matches, now or later."""
+
+        def first() -> O | None:
+            return next((o for o in self.seen if isinstance(o, kind) and matches(o)), None)
+
+        try:
+            async with asyncio.timeout(within_s), self._news:
+                await self._news.wait_for(lambda: first() is not None)
+        except TimeoutError:
+            raise AssertionError(f"no {kind.__name__} within {within_s} s; seen: {self.seen}") from None
+        found = first()
+        assert found is not None
+        return found
+
+    async def item(self, job: str, *, but: Sequence[QueueItem] = ()) -> QueueItem:
+        """The next buildable item of a job."""
+        known = {item.key for item in but}
+        seen = await self.until(ItemBuildable, lambda o: o.item.job == job and o.item.key not in known)
+        return seen.item
+
+    def order(
+        self,
+        request: QueueItem | None,
+        *,
+        labels: tuple[str, ...] = ("maven",),
+        lines: tuple[str, ...] = (),
+        launcher: Launcher = Launcher.WEBSOCKET,
+    ) -> NodeOrder:
+        name = f"maven-{secrets.token_hex(8)}"
+        return NodeOrder(
+            name=name,
+            owner=self.owner,
+            labels=labels,
+            remote_fs=self.agents.home(name),
+            request=request,
+            launcher=launcher,
+            lines=lines,
+        )
+
+    async def launch(self, order: NodeOrder) -> subprocess.Popen[bytes]:
+        """Register the node and start its agent."""
+        registration = await self.client.register(order)
+        return self.agents.start(order.name, registration.secret, launcher=order.launcher)
+
+    async def console_shows(self, job: str, what: str, *, number: int = 1, within_s: float = 20.0) -> str:
+        """The console as soon as the text is in it, whether or not the build has ended."""
+        console = ""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while asyncio.get_running_loop().time() < deadline:
+            console = await asyncio.to_thread(self.jenkins.console, job, number)
+            if what in console:
+                return console
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"the console of {job} {number} does not show {what!r}:\n{console}")
+
+    async def build_ends(self, job: str, number: int = 1) -> dict[str, Any]:
+        build: dict[str, Any] = await asyncio.to_thread(self.jenkins.wait_build, job, number)
+        return build
