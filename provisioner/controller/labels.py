@@ -1,22 +1,23 @@
 """Labels of queue items where only REST is there to ask, and the helper nodes that make Jenkins tell them.
 
-A Pipeline's `node` step shows its label nowhere but in the sentence why it waits. That sentence leaves it
-out while the controller has no node at all, and names the node instead while exactly one has the label.
-So a node without an agent is made while such an item waits, and removed soon after the last one left:
-one without labels against the first case, one with the labels of the named node against the second.
+A Pipeline's `node` step and a cell of a matrix show their label nowhere but in the sentence why they wait.
+That sentence leaves it out while the controller has no node at all, and names the node instead while exactly
+one has the label. So a node without an agent is made while such an item waits, and removed soon after the
+last one left: one without labels against the first case, one with the labels of the named node against the
+second.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from provisioner.controller.rest_views import RawItem, RawNode, Says
 from provisioner.model.queue import ItemKind, RequestKey
 
-#: How long no Pipeline may wait before the helper nodes go.
+#: How long nothing may have needed the helper nodes before they go.
 LINGER_S = 10.0
 #: The kind of helper node without labels; every other kind is the name of the node that it is like.
 BARE = "-"
@@ -71,9 +72,9 @@ class Labels:
         else:
             wanted.add(kind_like(name))
 
-    def over(self, items: Collection[RawItem], now_s: float) -> bool:
-        """Whether the helper nodes may go: no Pipeline has waited for a while."""
-        if any(item.kind is ItemKind.PIPELINE for item in items):
+    def over(self, items: Mapping[RequestKey, RawItem], now_s: float) -> bool:
+        """Whether the helper nodes may go: nothing has waited for a while whose label only `why` tells."""
+        if any(item.expression is None and self._known.get(key, "unknown") for key, item in items.items()):
             self._idle_since = None
             return False
         if self._idle_since is None:

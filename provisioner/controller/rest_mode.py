@@ -129,7 +129,7 @@ class RestMode:
             self._placeholders = tuple(
                 n.name for n in raw_nodes if n.owner == self._owner and n.placeholder is not None
             )
-            if self._labels.over(raw_items, self._monotonic()) and self._placeholders:
+            if self._labels.over(self._keyed(raw_items), self._monotonic()) and self._placeholders:
                 await self._nodes.clear(self._placeholders)
                 self._placeholders = ()
             await self._see_quieting(raw_items)

@@ -165,7 +165,7 @@ def _item(raw: Mapping[str, Any], nodes: Collection[str], others: bool) -> RawIt
         since_ms=raw["inQueueSince"],
         buildable_ms=raw.get("buildableStartMilliseconds"),
         task=url,
-        job=task.get("fullName") or job_of(url),
+        job=job_of(url) or task.get("fullName") or "",  # by the URL the cell of a matrix lies in its matrix job
         kind=kind,
         build_url=url if kind is ItemKind.PIPELINE and url else None,
         why_text=raw.get("why"),

@@ -218,3 +218,15 @@ def test_a_label_survives_the_description(label: str) -> None:
     found = read_nodes({"computer": [raw]}, "prod")[0]
     assert found.label == label
     assert marked_for(raw["description"], "prod", "maven-x")
+
+
+def test_the_cell_of_a_matrix_is_a_build_of_its_matrix_job() -> None:
+    task = {
+        "_class": "hudson.matrix.MatrixConfiguration",
+        "fullName": "m/label=mx1",
+        "name": "label=mx1",
+        "url": "http://elsewhere/job/m/label=mx1/",
+        "labelExpression": None,
+    }
+    (found,) = read_items({"items": [item(task=task)]}, set(), others=True)
+    assert (found.kind, found.job, found.task) == (ItemKind.FREESTYLE, "m", "job/m/label=mx1/")
