@@ -8,6 +8,6 @@ if not __package__:
     here = Path(__file__).resolve().parent
     sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p or ".").resolve() != here)]
 
-from standin.program import main  # noqa: E402
+from standin.program import main
 
 sys.exit(main())

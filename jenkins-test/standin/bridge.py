@@ -301,13 +301,12 @@ class Bridge:
         known = self.known.get(work.record["node"])
         if known is None or work.kind != "freestyle" or not known.online_ms:
             return
-        known.pad.add(
-            [
-                f"phases: connecting {seconds(known.online_ms - known.registered_ms)}, "
-                f"taking the build {seconds(max(0, known.started_ms - known.online_ms))}, "
-                f"building {seconds(now_ms() - known.started_ms)}"
-            ]
+        line = (
+            f"phases: connecting {seconds(known.online_ms - known.registered_ms)}, "
+            f"taking the build {seconds(max(0, known.started_ms - known.online_ms))}, "
+            f"building {seconds(now_ms() - known.started_ms)}"
         )
+        known.pad.add([line])
 
 
 def lines_of(value: Iterable[Any]) -> list[str]:

@@ -17,7 +17,7 @@ class Kind:
     A class name of None is left out, as Jenkins does where the type is clear from the place.
     """
 
-    cls: str | None | Callable[[Any], str]
+    cls: str | Callable[[Any], str] | None
     props: Mapping[str, Getter]
     shown: frozenset[str] = frozenset()
 
@@ -46,7 +46,7 @@ class Tree:
     last: int | None = None
 
 
-class BadTree(ValueError):
+class BadTree(ValueError):  # noqa: N818
     """A `tree=` that does not parse."""
 
 

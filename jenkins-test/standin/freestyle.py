@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from standin.link import Command, LinkLost
-from standin.work import Work
+from standin.work import Work, environment
 
 if TYPE_CHECKING:
     from standin.jobs import Build
@@ -27,8 +27,6 @@ def start(world: World, build: Build, item: Item, executor: Executor) -> None:
 
 
 async def _run(world: World, build: Build, work: Work) -> None:
-    from standin.jobs import environment
-
     assert work.executor is not None
     node = work.executor.node
     result = "FAILURE"

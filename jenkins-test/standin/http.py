@@ -43,7 +43,9 @@ def session_cookie() -> str:
     return f"JSESSIONID.{secrets.token_hex(4)}=node0{secrets.token_hex(12)}.node0; Path=/; HttpOnly"
 
 
-def page(request: web.Request, status: int, title: str, body: str, headers: Mapping[str, str] | None = None) -> web.Response:
+def page(
+    request: web.Request, status: int, title: str, body: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """A page in the controller's own frame: it carries the version headers."""
     text = f"<!DOCTYPE html><html><head><title>{escape(title)} [Jenkins]</title></head><body>{body}</body></html>"
     all_headers = {
@@ -91,9 +93,7 @@ def redirect(request: web.Request, path: str) -> web.Response:
 
 
 def empty(status: int = 200) -> web.Response:
-    response = web.Response(status=status)
-    del response.headers["Content-Type"]
-    return response
+    return web.Response(status=status)
 
 
 def api_json(request: web.Request, view: View) -> web.Response:
@@ -119,9 +119,7 @@ def raw_json(request: web.Request, value: Any) -> web.Response:
 
 
 def plain(text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=text.encode(), headers={"Content-Type": "text/plain;charset=utf-8", **(headers or {})}
-    )
+    return web.Response(body=text.encode(), headers={"Content-Type": "text/plain;charset=utf-8", **(headers or {})})
 
 
 def progressive(request: web.Request, data: bytes | bytearray, *, more: bool) -> web.Response:
@@ -194,6 +192,14 @@ async def authenticate(request: web.Request, handler: Any) -> web.StreamResponse
     return await handler(request)  # type: ignore[no-any-return]
 
 
+async def _bare(_request: web.Request, response: web.StreamResponse) -> None:
+    """An empty answer has no type, and nobody is told what serves here."""
+    if isinstance(response, web.Response) and not response.body and "X-Text-Size" not in response.headers:
+        response.headers.pop("Content-Type", None)
+    response.headers.pop("Server", None)
+
+
 def prepare(app: web.Application, w: World) -> None:
+    app.on_response_prepare.append(_bare)
     app[WORLD] = w
     app[_SESSIONS] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from standin import freestyle, pipeline, runs
@@ -25,7 +25,7 @@ _KINDS = {
 DEFAULT_QUIET_S = 5.0
 
 
-class BadJob(ValueError):
+class BadJob(ValueError):  # noqa: N818
     """A config.xml that the stand-in cannot read."""
 
 
@@ -235,21 +235,3 @@ class Jobs:
             return None
         job = self.get("/".join(parts[1:-1:2]))
         return job.builds.get(int(parts[-1])) if job else None
-
-
-def environment(world: World, build: Build, node_name: str, workspace: str, executor: int) -> dict[str, str]:
-    """The variables a build's shell sees."""
-    values: dict[str, Any] = {
-        **build.params,
-        "BUILD_NUMBER": build.number,
-        "BUILD_ID": build.number,
-        "BUILD_TAG": f"jenkins-{build.job.name.replace('/', '-')}-{build.number}",
-        "BUILD_URL": f"{world.url}{build.url}",
-        "JOB_NAME": build.job.name,
-        "JOB_URL": f"{world.url}{build.job.url}",
-        "JENKINS_URL": world.url,
-        "NODE_NAME": node_name,
-        "EXECUTOR_NUMBER": executor,
-        "WORKSPACE": workspace,
-    }
-    return {key: str(value) for key, value in values.items()}

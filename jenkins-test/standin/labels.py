@@ -10,7 +10,7 @@ _OPERATORS = ("<->", "->", "||", "&&")  # loosest first; the order is the preced
 _ENDS = set("&|!<>() \t\"'")
 
 
-class BadExpression(ValueError):
+class BadExpression(ValueError):  # noqa: N818
     """A text that is no label expression."""
 
 

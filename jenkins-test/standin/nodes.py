@@ -24,7 +24,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class BadNode(ValueError):
+class BadNode(ValueError):  # noqa: N818
     """A node that the controller does not accept; the message goes into X-Error."""
 
 

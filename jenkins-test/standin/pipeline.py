@@ -19,7 +19,7 @@ KNOWN = frozenset(
 )
 
 
-class BadScript(ValueError):
+class BadScript(ValueError):  # noqa: N818
     """A script that is outside of the subset."""
 
 
@@ -47,8 +47,7 @@ def parse(script: str) -> list[Step]:
     parser = _Parser(_tokens(script))
     if parser.looking_at("pipeline"):
         return parser.declarative()
-    steps = parser.steps(until="")
-    return steps
+    return parser.steps(until="")
 
 
 def _tokens(script: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from standin import pipeline
 from standin.labels import BadExpression, Label, parse
 from standin.link import Command, LinkLost
 from standin.pipeline import Step, Text
-from standin.work import Work
+from standin.work import Work, environment
 
 if TYPE_CHECKING:
     from standin.jobs import Build
@@ -64,6 +64,7 @@ class Block:
         """End the waiting `node` step with a message."""
         self.failure = message
         self.ready.set()
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -249,12 +250,10 @@ class Run:
             return
 
     def _environment(self, block: Block, scope: Scope) -> dict[str, str]:
-        from standin.jobs import environment
-
         number = block.work.executor.number if block.work and block.work.executor else 0
         return environment(self.world, self.build, block.node_name, scope.workspace, number)
 
-    def _writer(self, scope: Scope):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _writer(self, scope: Scope):  # type: ignore[no-untyped-def]
         if not scope.prefix:
             return self.build.console.write
         rest = ""

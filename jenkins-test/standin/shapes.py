@@ -1,5 +1,7 @@
 """How the remote API shows items, jobs and builds: class names, properties and their order."""
 
+# ruff: noqa: ARG005  (every getter takes the object, also those that answer the same for all)
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,9 +114,7 @@ _BUILDABLE = Kind(
     },
     _ITEM_SHOWN | {"buildableStartMilliseconds", "pending"},
 )
-_LEFT = Kind(
-    _item_class, {**_ITEM_PROPS, "cancelled": lambda of: of.it.cancelled, "executable": _outcome}, _ITEM_SHOWN
-)
+_LEFT = Kind(_item_class, {**_ITEM_PROPS, "cancelled": lambda of: of.it.cancelled, "executable": _outcome}, _ITEM_SHOWN)
 _ITEM_KINDS = {Phase.WAITING: _WAITING, Phase.BLOCKED: _BLOCKED, Phase.BUILDABLE: _BUILDABLE, Phase.LEFT: _LEFT}
 
 
@@ -204,7 +204,7 @@ def _queue_item(of: Of) -> View | None:
     return None if found is None else item(of.world, of.root, found)
 
 
-def _pick(*results: str | None, any_of: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _pick(*results: str | None, any_of: bool = True):  # type: ignore[no-untyped-def]
     def getter(of: Of) -> View | None:
         for number in sorted(of.it.builds, reverse=True):
             found: Build = of.it.builds[number]

@@ -1,5 +1,7 @@
 """How the remote API shows computers, executors and labels."""
 
+# ruff: noqa: ARG005  (every getter takes the object, also those that answer the same for all)
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -13,15 +15,18 @@ from standin.work import Work
 if TYPE_CHECKING:
     from standin.world import World
 
-_MONITORS = (
-    "SwapSpaceMonitor TemporarySpaceMonitor DiskSpaceMonitor ArchitectureMonitor ResponseTimeMonitor ClockMonitor"
-).split()
+_MONITORS = [
+    "SwapSpaceMonitor",
+    "TemporarySpaceMonitor",
+    "DiskSpaceMonitor",
+    "ArchitectureMonitor",
+    "ResponseTimeMonitor",
+    "ClockMonitor",
+]
 LABEL_NAME = Kind(None, {"name": lambda name: name}, frozenset({"name"}))
 _LOAD = Kind("hudson.model.Label$1", {})
 
-_CAUSE_OF_OFFLINE = Kind(
-    lambda c: c.cls, {"timestamp": lambda c: c.at_ms, "description": lambda c: c.description}
-)
+_CAUSE_OF_OFFLINE = Kind(lambda c: c.cls, {"timestamp": lambda c: c.at_ms, "description": lambda c: c.description})
 _CAUSE_WITHOUT_TEXT = Kind(lambda c: c.cls, {"timestamp": lambda c: c.at_ms})
 
 

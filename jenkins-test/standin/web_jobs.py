@@ -9,6 +9,7 @@ from aiohttp import web
 
 from standin import http, shapes
 from standin.jobs import BadJob, Build, Job
+from standin.pages import console_page, job_page
 
 routes = web.RouteTableDef()
 
@@ -85,8 +86,6 @@ async def _on_job(request: web.Request, job: Job, what: str) -> web.StreamRespon
         case "POST", "createItem":
             return await _create(request, job.name)
         case "GET", "":
-            from standin.pages import job_page
-
             return job_page(request, job)
         case _:
             return http.not_found(request)
@@ -115,9 +114,7 @@ async def _queue_build(request: web.Request, job: Job, *, with_parameters: bool)
         given = given if isinstance(given, list) else [given]
         params = {str(p["name"]): str(p["value"]) for p in given}
     item = world.queue_build(job, params, http.user(request), _delay(request, form))
-    response = web.Response(status=201, headers={"Location": f"{http.root(request)}queue/item/{item.id}/"})
-    del response.headers["Content-Type"]
-    return response
+    return web.Response(status=201, headers={"Location": f"{http.root(request)}queue/item/{item.id}/"})
 
 
 async def _on_build(request: web.Request, build: Build, what: str) -> web.StreamResponse:
@@ -141,8 +138,6 @@ async def _on_build(request: web.Request, build: Build, what: str) -> web.Stream
             del build.job.builds[build.number]
             return http.redirect(request, build.job.url)
         case "GET", "" | "console":
-            from standin.pages import console_page
-
             return console_page(request, build)
         case _:
             return http.not_found(request)

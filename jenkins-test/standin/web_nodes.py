@@ -37,7 +37,9 @@ async def create(request: web.Request) -> web.Response:
     try:
         check_name(name)
         if world.nodes.get(name):
-            raise BadNode(f"Agent called \N{LEFT SINGLE QUOTATION MARK}{name}\N{RIGHT SINGLE QUOTATION MARK} already exists")
+            raise BadNode(
+                f"Agent called \N{LEFT SINGLE QUOTATION MARK}{name}\N{RIGHT SINGLE QUOTATION MARK} already exists"
+            )
     except BadNode as error:
         return http.refused(request, str(error))
     try:

@@ -101,7 +101,8 @@ async def scale(request: web.Request) -> web.Response:
     job = world.jobs.get(name) or world.jobs.create(name, _job_xml(label))
     first = job.next_number + len(world.queue.items)
     ids = [
-        world.queue_build(job, {"N": str(first + n)}, http.user(request), 0.0).id for n in range(int(values.get("items", 0)))
+        world.queue_build(job, {"N": str(first + n)}, http.user(request), 0.0).id
+        for n in range(int(values.get("items", 0)))
     ]
     return web.json_response({"job": name, "first_id": ids[0] if ids else None, "items": len(ids)})
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from standin.bridge import LISTENERS, VERSION, Bridge
-from standin.knobs import Knobs
 from standin.jobs import Build, Job, Jobs
+from standin.knobs import Knobs
 from standin.link import Link, VirtualLink
 from standin.nodes import Executor, Node, Nodes, OfflineCause, now_ms
 from standin.queue import Item, Phase, Queue

@@ -1,5 +1,8 @@
 """The connection to the controller: JSON messages over a WebSocket written by hand, or over plain TCP."""
 
+# ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH117, PTH118, PTH123, PTH208, SIM105, RUF100
+# neither pathlib nor contextlib: each import is paid at every start of an agent
+
 import base64
 import json
 import os
@@ -11,7 +14,7 @@ CAPABILITY = "rO0ABXNyABpodWRzb24ucmVtb3RpbmcuQ2FwYWJpbGl0eQAAAAAAAAABAgABSgAEbW
 CONNECT_S = 10.0
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818
     """The controller answered and said no."""
 
     def __init__(self, status: int, text: str) -> None:

@@ -1,5 +1,8 @@
 """Shell scripts of builds: started, watched, stopped. A durable one outlives the connection and the agent."""
 
+# ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH117, PTH118, PTH123, PTH208, SIM105, RUF100
+# neither pathlib nor contextlib: each import is paid at every start of an agent
+
 import base64
 import os
 import signal
@@ -42,12 +45,12 @@ class Scripts:
             os.makedirs(cwd, exist_ok=True)
             if folder:
                 os.makedirs(folder)
-        except OSError as error:
+        except OSError:
             # a static node's remote folder may be another machine's; its work folder is always there
             cwd = os.path.join(self.work_dir, os.path.relpath(cwd, "/"))
             os.makedirs(cwd, exist_ok=True)
             if folder and not os.path.isdir(folder):
-                raise error
+                raise
         env = {**os.environ, **message["env"], "WORKSPACE": cwd}
         self.running[key] = self._start(key, message["script"], cwd, env, folder)
 
@@ -59,7 +62,11 @@ class Scripts:
                 os.chdir(cwd)
                 null = os.open(os.devnull, os.O_RDONLY)
                 os.dup2(null, 0)
-                out = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if folder else write
+                out = (
+                    os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                    if folder
+                    else write
+                )
                 os.dup2(out, 1)
                 os.dup2(out, 2)
                 os.closerange(3, 256)

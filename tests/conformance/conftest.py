@@ -1,0 +1,71 @@
+"""The same checks over the stand-in and, where there is one, over a real controller; each has its own instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.standin_process import AgentProcess, Asked, StandinProcess, ask, load_controller_module
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("standin", marks=pytest.mark.standin),
+        pytest.param("jenkins", marks=pytest.mark.jenkins),
+    ],
+)
+def controller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """A fresh controller for each module: the checks shut it down for builds, fill its queue and count its ids."""
+    if request.param == "standin":
+        with StandinProcess() as standin:
+            yield standin
+        return
+    module = load_controller_module()
+    try:
+        real: Any = module.RealController(tmp_path_factory.mktemp("conformance-home"))
+        real.start()
+    except module.NoController as error:
+        pytest.skip(f"no real Jenkins here: {error}")
+    try:
+        yield real
+    finally:
+        real.stop()
+
+
+class Agents:
+    """Agents of one test, ended with it."""
+
+    def __init__(self, controller: Asked, folder: Path) -> None:
+        self.controller = controller
+        self.folder = folder
+        self.started: list[AgentProcess] = []
+
+    def start(self, name: str, *extra: str, secret: str | None = None) -> AgentProcess:
+        agent = AgentProcess(self.controller, name, self.folder, *extra, secret=secret)
+        self.started.append(agent)
+        return agent
+
+    def end(self) -> None:
+        for agent in self.started:
+            agent.end()
+
+
+@pytest.fixture
+def agents(controller: Asked, tmp_path: Path) -> Iterator[Agents]:
+    started = Agents(controller, tmp_path / "agents")
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def clean(controller: Asked) -> Iterator[None]:
+    """Queue and nodes are empty again after the test."""
+    yield
+    for item in ask(controller, "GET", "queue/api/json?tree=items[id]").json()["items"]:
+        ask(controller, "POST", f"queue/cancelItem?id={item['id']}")
+    for computer in ask(controller, "GET", "computer/api/json?tree=computer[displayName]").json()["computer"]:
+        ask(controller, "POST", f"computer/{computer['displayName']}/doDelete")
