@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["tiers"]
+
+Dump = Callable[[], str]
+_DUMPS = pytest.StashKey[list[Dump]]()
+
+
+@pytest.fixture
+def dump_on_failure(request: pytest.FixtureRequest) -> list[Dump]:
+    """Append what tells more when this test fails: functions that return text, called only then."""
+    return request.node.stash.setdefault(_DUMPS, [])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        for dump in item.stash.get(_DUMPS, []):
+            name = getattr(dump, "__name__", "dump").strip("_")
+            try:
+                text = dump()
+            except Exception as error:  # noqa: BLE001  (the failure itself must still be reported)
+                text = f"(could not be told: {error!r})"
+            report.sections.append((f"{name} after {report.when}", text))
+    return report

@@ -1,0 +1,80 @@
+"""What carries the mark of this project on this machine: nothing may, once the tests are done.
+
+Tests mark what they start with `JENKINS_PROVISIONER_TEST`, the name of the run, in its environment, and may
+put that name into their owner ids (`new_owner`); so runs beside each other do not count each other's things.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+RUN_VARIABLE = "JENKINS_PROVISIONER_TEST"
+OWNER_VARIABLE = "JENKINS_PROVISIONER_OWNER"
+OWNER_LABEL = "jenkins-provisioner.owner"
+_RUN = re.compile(r"run-[0-9a-f]{8}")
+
+
+def new_run() -> str:
+    """A name for one run of the suite."""
+    return f"run-{secrets.token_hex(4)}"
+
+
+def new_owner() -> str:
+    """An owner id for one test, with the name of the run in it."""
+    return f"test-{os.environ.get(RUN_VARIABLE, new_run())}-{secrets.token_hex(4)}"
+
+
+def marked(run: str) -> set[str]:
+    """A line for each process, container, volume and network with a mark, but those of other runs."""
+    return _processes(run) | _docker_things(run)
+
+
+def _other(run: str, owner: str) -> bool:
+    return any(name != run for name in _RUN.findall(owner))
+
+
+def _processes(run: str) -> set[str]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+            command = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+        except OSError:  # gone, or another user's
+            continue
+        pairs = dict(pair.split("=", 1) for pair in environment.split("\0") if "=" in pair)
+        owner, of_run = pairs.get(OWNER_VARIABLE, ""), pairs.get(RUN_VARIABLE, "")
+        if of_run == run or (owner and not of_run and not _other(run, owner)):
+            found.add(f"process {entry.name}: {command[:120]}{f' (owner {owner})' if owner else ''}")
+    return found
+
+
+def _docker_things(run: str) -> set[str]:
+    """By the command line tool, which knows the engine of this machine; none of it, nothing to find."""
+    if shutil.which("docker") is None:
+        return set()
+    found = set()
+    for kind, listing in {
+        "container": ["ps", "--all", "--no-trunc", "--format", "{{.Names}}"],
+        "volume": ["volume", "ls", "--format", "{{.Name}}"],
+        "network": ["network", "ls", "--format", "{{.Name}}"],
+    }.items():
+        listing[-1] += f'\t{{{{.Label "{OWNER_LABEL}"}}}}'
+        asked = subprocess.run(
+            ["docker", *listing, "--filter", f"label={OWNER_LABEL}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if asked.returncode != 0:  # no engine: then nothing of ours runs in it
+            return set()
+        for line in asked.stdout.splitlines():
+            name, _, owner = line.partition("\t")
+            if not _other(run, owner):
+                found.add(f"{kind} {name} (owner {owner})")
+    return found

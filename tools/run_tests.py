@@ -1,0 +1,91 @@
+"""The whole suite in two runs, one closing table, and a look at what it left behind.
+
+    python tools/run_tests.py [PYTEST ARGUMENT …]
+
+First what needs nothing but this machine, in parallel; then, one test at a time, what shares a Docker engine
+or a real Jenkins. REQUIRE_TIERS (names, or `available`) turns a tier that did not run into a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import leaks  # noqa: E402
+import tiers  # noqa: E402
+
+PARALLEL = min(4, max(2, os.cpu_count() or 2))
+RUNS = {
+    "unit and stand-in": ["-n", str(PARALLEL), "-m", "not docker and not jenkins"],
+    "docker and jenkins": ["-m", "docker or jenkins"],
+}
+#: pytest: all passed, some failed, none collected. Anything else is a run that broke.
+UNDERSTOOD = {0, 1, 5}
+GRACE_S = 20.0
+STOP_S = 120.0
+
+
+def run(name: str, arguments: list[str], env: dict[str, str]) -> tuple[dict[str, tiers.Result], list[str]]:
+    """One pytest process: its results, and what is wrong with the run itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tiers.json"
+        command = [sys.executable, "-m", "pytest", "-q", f"--tier-report={report}", *arguments]
+        print(f"== {name}", flush=True)
+        began = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, env=env)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # pytest has it too, and cleans up
+            process.wait(STOP_S)
+            raise
+        print(f"== {name}: {time.monotonic() - began:.0f} s\n", flush=True)
+        problems = [] if status in UNDERSTOOD else [f"pytest ended with status {status} ({name})"]
+        results = tiers.read_report(report)
+        if status == 1 and not any(result.outcome == "failed" for result in results.values()):
+            problems.append(f"pytest reports a failure that no test had ({name})")
+        return results, problems
+
+
+def left_behind(mark: str, before: set[str]) -> list[str]:
+    """What has the mark now and had not before, and still has it after a while: removals may be under way."""
+    deadline = time.monotonic() + GRACE_S
+    while (left := leaks.marked(mark) - before) and time.monotonic() < deadline:
+        time.sleep(1)
+    return sorted(left)
+
+
+def main() -> int:
+    """Run everything; 0 only if no test failed, nothing is left and every required tier ran."""
+    mark = leaks.new_run()
+    env = {**os.environ, leaks.RUN_VARIABLE: mark}
+    required = env.pop("REQUIRE_TIERS", "")
+    before = leaks.marked(mark)
+    results: dict[str, tiers.Result] = {}
+    problems: list[str] = []
+    for name, arguments in RUNS.items():
+        more, broken = run(name, [*arguments, *sys.argv[1:]], env)
+        results |= more
+        problems += broken
+    problems += [f"left behind: {thing}" for thing in left_behind(mark, before)]
+    problems += tiers.not_run(required, results.values())
+    print("\n".join(tiers.table(results.values())) + "\n")
+    for problem in problems:
+        print(f"FAILURE: {problem}")
+    count = Counter(result.outcome for result in results.values())
+    print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped")
+    return 1 if problems or count["failed"] else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
