@@ -70,6 +70,7 @@ class Engine:
     def _gone(self, agent: Agent) -> None:
         task = self.desk.agents[agent.name]
         self.desk.leave(task)
+        task.log.wake()
         self.desk.book.released(agent)
         self.desk.plan_again.set()
         marks = {state: round((at - agent.created_at).total_seconds(), 3) for state, at in agent.marks.items()}

@@ -36,6 +36,10 @@ class LaunchLog:
         self._store.add_lines(self._agent, self._next, fresh, self._clock.now())
         self._next += len(fresh)
         self._untold.extend(fresh)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those who follow the log look again: it grew, or nothing more will come."""
         # whoever waits holds this very event; the next ones wait for a new one
         grew, self.grew = self.grew, asyncio.Event()
         grew.set()

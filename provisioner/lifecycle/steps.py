@@ -13,6 +13,7 @@ from provisioner.backends.contract import Checkpoint, InstanceState, Progress, S
 from provisioner.config import Timeouts
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.ending import error_lines, failure_of, take_down
+from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import LaunchError, Reason
@@ -244,12 +245,18 @@ class AgentSteps:
         await task.facts.wait(lambda: task.facts.finished or task.doomed, task.clock, _LAST_WORD_S)
 
     async def _finish(self, task: AgentTask) -> None:
+        if task.agent.held(task.clock.now()):
+            await keep_held(task, self._controller(task).port)
+            if task.doomed:
+                return
         task.move(AgentState.REMOVING)
 
     async def _remove(self, task: AgentTask) -> None:
         await take_down(task, self._controller(task).port, self._provider(task).backend)
         if AgentState.FINISHED in task.agent.marks:
-            self._measure(task, "finished_to_removed_seconds", AgentState.FINISHED)
+            # the time for which a person kept it says nothing about us
+            held = RELEASED_MARK in task.agent.marks
+            self._measure(task, "finished_to_removed_seconds", RELEASED_MARK if held else AgentState.FINISHED)
         task.move(AgentState.REMOVED)
 
     async def _may_go(self, task: AgentTask) -> bool:
@@ -316,8 +323,8 @@ class AgentSteps:
             task.log.give_back(lines)
             log.info("log.untold", agent=task.agent.name, problem=str(error))
 
-    def _measure(self, task: AgentTask, phase: str, since: AgentState) -> None:
-        mark = task.agent.marks.get(since.value)
+    def _measure(self, task: AgentTask, phase: str, since: str) -> None:
+        mark = task.agent.marks.get(since)
         if mark is not None:
             self._desk.metrics.phase(phase, task.agent.controller, (task.clock.now() - mark).total_seconds())
 

@@ -86,11 +86,17 @@ class Agent:
     node_removed: bool = False
     instance_removed: bool = False
     build_url: str | None = None
+    held_until: datetime | None = None  # kept after its build until then, for debugging
+    hold_reason: str = ""
 
     @property
     def live(self) -> bool:
         """Whether something of it may exist."""
         return self.state not in GONE
+
+    def held(self, now: datetime) -> bool:
+        """Whether it is kept for debugging."""
+        return self.held_until is not None and now < self.held_until
 
     def moved(self, state: AgentState, at: datetime) -> Agent:
         """The same agent in another state.

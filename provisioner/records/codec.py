@@ -47,6 +47,7 @@ def load_agent(text: str) -> Agent:
     data["created_at"] = datetime.fromisoformat(data["created_at"])
     data["marks"] = {k: datetime.fromisoformat(v) for k, v in data["marks"].items()}
     data["reason"] = Reason(data["reason"]) if data["reason"] else None
+    data["held_until"] = _time(data.get("held_until"))  # absent in records of earlier releases
     return Agent(**data)
 
 
