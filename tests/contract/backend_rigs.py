@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -210,6 +211,18 @@ def make_busybox() -> None:
                 tar.addfile(entry)
         repository, tag = BUSYBOX.rsplit(":", 1)
         client.import_image_from_data(packed.getvalue(), repository=repository, tag=tag, changes=["ENV PATH=/bin"])
+    finally:
+        client.close()
+
+
+def remove_jar_volume() -> None:
+    """The volume of our JAR, unless another run uses it now."""
+    client = docker.APIClient(version="auto", timeout=30)
+    try:
+        client.remove_volume(f"jenkins-provisioner-jar-{hashlib.sha256(JAR).hexdigest()[:32]}")
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409):
+            raise
     finally:
         client.close()
 

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from backend_rigs import DockerRig, ProcessRig, Rig, docker_answers, make_busybox
+from backend_rigs import DockerRig, ProcessRig, Rig, docker_answers, make_busybox, remove_jar_volume
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_volume() -> Iterator[None]:
+    """Take away what agents share on purpose, at the end of the run."""
+    yield
+    if docker_answers():
+        remove_jar_volume()
 
 
 @pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])

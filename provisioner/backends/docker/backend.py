@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import ParamSpec, TypeVar
 
 from provisioner.backends.contract import Checkpoint, Ended, Found, Listing, Order, Progress, Stats, Status
@@ -62,7 +63,11 @@ class DockerBackend:
         self._stops = ThreadPoolExecutor(12, thread_name_prefix="docker-stop")
         self._reads = ThreadPoolExecutor(6, thread_name_prefix="docker-read")
         self._images = Images(
-            engine=self._engine, pulls=self._pulls, reads=self._reads, registries=dict(registries or {})
+            engine=self._engine,
+            pulls=self._pulls,
+            reads=self._reads,
+            registries=dict(registries or {}),
+            check=self._turns.check,
         )
         self._launching = Launching(
             engine=self._engine,
@@ -136,9 +141,9 @@ class DockerBackend:
     async def start(self, order: Order) -> AsyncIterator[Checkpoint | Progress]:
         """Pull if need be, make, fill, start: three requests where image and agent.jar are there."""
         self._turns.check(order.agent)
-        async for line in self._images.ensure(order):
-            yield line
-            self._turns.check(order.agent)
+        async with aclosing(self._images.ensure(order)) as lines:
+            async for line in lines:
+                yield line
         made = await self._turns.step(self._starts, order.agent, self._launching.make, order)
         yield Checkpoint(key="container", value=made.id)
         if made.running:

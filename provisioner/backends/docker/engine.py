@@ -7,21 +7,25 @@ here, so that each has a time-out of its own and a start needs no more of them t
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import docker
 import requests
 from docker.errors import DockerException, TLSParameterError
 from docker.tls import TLSConfig
+from docker.transport import UnixHTTPAdapter
+from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 from docker.types import CancellableStream
 
 from provisioner.model.errors import LaunchError, Reason
 
 _CONNECT_S = 5
+_ANY_API = "1.40"  # until the engine has told its own
 _CONNECTIONS = 48  # at least one for each thread that may use the engine
 _KEPT_BYTES = 256 * 1024
 
@@ -43,6 +47,34 @@ class Tls(Protocol):
     def key(self) -> str:
         """Our own private key."""
         ...
+
+
+class _UnixConnection(UnixHTTPConnection):
+    """The library's, but it does not leave its socket open when nobody listens."""
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self.timeout)
+            sock.connect(self.unix_socket)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+class _UnixPool(UnixHTTPConnectionPool):
+    def _new_conn(self) -> _UnixConnection:  # type: ignore[override]  (as the library's own)
+        return _UnixConnection(self.base_url, self.socket_path, _CONNECT_S)
+
+
+class _UnixAdapter(UnixHTTPAdapter):
+    def get_connection(self, url: Any, proxies: object = None) -> _UnixPool:  # noqa: ARG002  (the library's)
+        with self.pools.lock:
+            pool: _UnixPool | None = self.pools.get(url)
+            if pool is None:
+                pool = self.pools[url] = _UnixPool(url, self.socket_path, self.timeout, maxsize=self.max_pool_size)
+            return pool
 
 
 class RefusedError(Exception):
@@ -116,6 +148,7 @@ class Engine:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._api = ""  # the engine's own version of its API
 
     def _connected(self) -> docker.APIClient:
         """The session; made at the first use, also when the engine was away at that time."""
@@ -136,18 +169,26 @@ class Engine:
             )
             client = docker.APIClient(
                 base_url=self.endpoint,
-                version="auto",
+                version=_ANY_API,
                 timeout=_CONNECT_S,
                 tls=tls,
                 max_pool_size=_CONNECTIONS,
             )
+            client.trust_env = False  # no proxy and no .netrc between us and the engine
+            if self.endpoint.startswith("unix://"):
+                path = self.endpoint.removeprefix("unix://")
+                client.mount(
+                    "http+docker://", _UnixAdapter(f"http+unix://{path}", _CONNECT_S, max_pool_size=_CONNECTIONS)
+                )
+            answer = client.request("GET", f"{client.base_url}/version", timeout=(_CONNECT_S, _CONNECT_S))
+            answer.raise_for_status()
+            self._api = str(answer.json()["ApiVersion"])
         except TLSParameterError as error:
             raise LaunchError(
                 f"the Docker engine at {self.endpoint} cannot be asked: {error}", reason=Reason.PROVIDER_UNREACHABLE
             ) from error
         except Exception as error:  # each way to an engine has a library with errors of its own
             raise _unreachable(self.endpoint, error) from error
-        client.trust_env = False  # no proxy and no .netrc between us and the engine
         return client
 
     def call(
@@ -168,13 +209,13 @@ class Engine:
             query: after the path.
             body: sent as JSON.
             archive: sent as a tar archive.
-            timeout_s: instead of the engine's own.
+            timeout_s: instead of the engine's own, if it is shorter.
 
         Raises:
             RefusedError: the engine's answer is 400 or more.
             LaunchError: provider_unreachable; it does not answer (in time).
         """
-        response = self._request(method, path, query, body, archive, {}, timeout_s or self._timeout_s, stream=False)
+        response = self._request(method, path, query, body, archive, {}, self._patience_s(timeout_s), stream=False)
         return Answer(response.content, response.headers)
 
     def stream(
@@ -204,7 +245,7 @@ class Engine:
 
     def tail(self, path: str, *, query: Mapping[str, str], timeout_s: float) -> bytes:
         """The end of an answer that may be of any size; errors as for `call`."""
-        response = self._request("GET", path, query, None, None, {}, timeout_s, stream=True)
+        response = self._request("GET", path, query, None, None, {}, self._patience_s(timeout_s), stream=True)
         kept = b""
         try:
             for piece in response.iter_content(chunk_size=_KEPT_BYTES):
@@ -214,6 +255,9 @@ class Engine:
         finally:
             response.close()
         return kept
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
 
     def _request(
         self,
@@ -237,7 +281,7 @@ class Engine:
         try:
             response = client.request(
                 method,
-                f"{client.base_url}/v{client.api_version}{path}",
+                f"{client.base_url}/v{self._api}{path}",
                 params=query,
                 data=data,
                 headers=sent,

@@ -38,7 +38,8 @@ _DENIED = (
     "403 ",
 )
 
-#: The container was made and its command could not be run: the image lacks it.
+#: The container was made and its command could not be run: the image lacks it. (With an init in front, the
+#: container starts all the same and ends with exit code 127; this is for engines that start it directly.)
 _NO_COMMAND = ("executable file not found", "exec format error", "exec: ", "unable to find user")
 
 _RETRYABLE = frozenset({Reason.REGISTRY_ERROR, Reason.DISK_FULL, Reason.PROVIDER_UNREACHABLE})

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from provisioner.backends.contract import Order, Progress
@@ -19,6 +20,8 @@ from provisioner.model.errors import LaunchError, Reason
 _TRUST_S = 30.0
 #: At most one line of progress in this time.
 _TELL_S = 3.0
+#: How soon a start that waits for a pull sees that its agent was stopped.
+_LOOK_S = 0.5
 _KEPT_IMAGES = 1000
 _DOCKER_HUB = "docker.io"
 
@@ -75,6 +78,7 @@ class Images:
         pulls: threads for pulls alone.
         reads: threads for short questions.
         registries: user and password by registry host.
+        check: raises if the agent was stopped.
     """
 
     def __init__(
@@ -84,7 +88,9 @@ class Images:
         pulls: ThreadPoolExecutor,
         reads: ThreadPoolExecutor,
         registries: Mapping[str, tuple[str, str]],
+        check: Callable[[str], None],
     ) -> None:
+        self._check = check
         self._engine = engine
         self._pulls = pulls
         self._reads = reads
@@ -125,7 +131,7 @@ class Images:
         self._seen[image] = (time.monotonic(), seen)
         return seen
 
-    async def ensure(self, order: Order) -> AsyncIterator[Progress]:
+    async def ensure(self, order: Order) -> AsyncGenerator[Progress, None]:
         """Have the order's image on the engine when the iterator ends.
 
         Raises:
@@ -143,8 +149,9 @@ class Images:
                 reason=Reason.IMAGE_NOT_FOUND,
             )
         began = time.monotonic()
-        async for line in self._join(image, order.pull_timeout_s):
-            yield line
+        async with aclosing(self._join(order.agent, image, order.pull_timeout_s)) as lines:
+            async for line in lines:
+                yield line
         self.forget(image)
         if await self.present(image) is None:
             raise LaunchError(
@@ -152,7 +159,7 @@ class Images:
             )
         yield Progress(text=f"pulled {image} in {time.monotonic() - began:.1f} s")
 
-    async def _join(self, image: str, timeout_s: float) -> AsyncIterator[Progress]:
+    async def _join(self, agent: str, image: str, timeout_s: float) -> AsyncGenerator[Progress, None]:
         """Wait for the pull of this image, which one of us began."""
         joined = self._under_way.get(image)
         if joined is not None:
@@ -160,8 +167,9 @@ class Images:
         else:
             pull = _Pull(image)
             task = asyncio.create_task(self._run(pull, timeout_s), name=f"pull {image}")
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # all may have left by then
             self._under_way[image] = pull, task
-        deadline = time.monotonic() + timeout_s
+        began = told_at = time.monotonic()
         told = ""
         pull.waiting += 1
         try:
@@ -169,16 +177,18 @@ class Images:
                 text=f"waiting for the pull of {image} that another agent began" if joined else f"pulling {image}"
             )
             while not task.done():
-                left_s = deadline - time.monotonic()
+                self._check(agent)
+                left_s = began + timeout_s - time.monotonic()
                 if left_s <= 0:
                     raise LaunchError(
                         f"the image {image} was not pulled within {timeout_s:.0f} s ({pull.text()})",
                         reason=Reason.PULL_TIMEOUT,
                         retryable=True,
                     )
-                await asyncio.wait({task}, timeout=min(_TELL_S, left_s))
-                if not task.done() and pull.layers and (text := pull.text()) != told:
-                    told = text
+                await asyncio.wait({task}, timeout=min(_LOOK_S, left_s))
+                due = not task.done() and pull.layers and time.monotonic() - told_at >= _TELL_S
+                if due and (text := pull.text()) != told:
+                    told, told_at = text, time.monotonic()
                     yield Progress(text=text)
             failed = task.exception()
             if isinstance(failed, LaunchError):  # each waiter raises one of its own
@@ -190,8 +200,6 @@ class Images:
             if pull.waiting == 0 and not task.done():
                 self._under_way.pop(image, None)
                 pull.give_up()
-                # nobody is left to hear how it ended
-                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _run(self, pull: _Pull, timeout_s: float) -> None:
         try:
@@ -205,6 +213,8 @@ class Images:
         if pull.given_up:
             return
         repository, tag = split(pull.image)
+        if not repository:
+            raise LaunchError(f"`{pull.image}` is no image's name", reason=Reason.IMAGE_NOT_FOUND)
         try:
             stream = self._engine.stream(
                 "POST",

@@ -147,7 +147,7 @@ class JarVolumes:
 
     def _remove(self, container: str) -> None:
         try:
-            self._engine.call("DELETE", f"/containers/{container}", query={"force": "1"})
+            self._engine.call("DELETE", f"/containers/{container}", query={"force": "1", "v": "1"})
         except RefusedError as refused:
             if refused.code not in (404, 409):
                 raise
