@@ -77,6 +77,12 @@ class NodeSweep:
         self._desk.metrics.orphan_removed("node")
         log.info("orphan.removed", kind="node", id=name)
 
+    async def remove_seen(self) -> None:
+        """Delete now what two passes saw; never a node that runs a build."""
+        for name, passes in tuple(self._seen.items()):
+            if passes >= PASSES and name not in self._me.busy_strangers and name not in self._desk.agents:
+                await self.remove(name)
+
 
 class InstanceSweep:
     """Our instances and leftovers at one provider that no record knows."""
@@ -126,10 +132,17 @@ class InstanceSweep:
             return False
         self._found = tuple(f for f in listing.found if f.agent not in self._desk.agents and self._ours(f))
         self._seen = {(f.kind, f.id): self._seen.get((f.kind, f.id), 0) + 1 for f in self._found}
+        clean = not self._found
         for found in self._found:
             if self._seen[(found.kind, found.id)] >= PASSES:
                 await self._remove(found)
-        return not self._found
+        return clean
+
+    async def remove_seen(self) -> None:
+        """Remove now what two complete passes in a row saw."""
+        for found in self._found:
+            if self._seen.get((found.kind, found.id), 0) >= PASSES:
+                await self._remove(found)
 
     def _ours(self, found: Found) -> bool:
         """Not while a controller has not shown yet which of its nodes are busy: a record may have been lost."""
@@ -144,5 +157,6 @@ class InstanceSweep:
         except LaunchError as error:
             log.info("orphan.stays", kind=found.kind, id=found.id, problem=error.message)
             return
+        self._found = tuple(f for f in self._found if f != found)
         self._desk.metrics.orphan_removed(found.kind)
         log.info("orphan.removed", kind=found.kind, id=found.id, agent=found.agent, provider=self._provider.name)

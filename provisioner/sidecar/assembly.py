@@ -9,6 +9,7 @@ from provisioner.config import Settings, Template
 from provisioner.controller.connection import open_controller
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.desk import ControllerHandle, Desk
+from provisioner.lifecycle.operations import restore_drained
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
 from provisioner.records.store import Store
@@ -30,7 +31,7 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
     metrics = Metrics()
     metrics.expect(controllers=controllers, templates=[t.name for t in settings.templates])
     book = RequestBook(store, clock, Router(settings.templates), {t.name: t.retries for t in settings.templates})
-    return Desk(
+    desk = Desk(
         settings=settings,
         store=store,
         clock=clock,
@@ -39,6 +40,8 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         providers=providers,
         book=book,
     )
+    restore_drained(desk)
+    return desk
 
 
 def make_providers(settings: Settings) -> dict[str, ProviderHandle]:

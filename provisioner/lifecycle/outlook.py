@@ -1,0 +1,144 @@
+"""What each request waits for, and what would become of one: the planner's view in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.capacity.explain import Explanation, explain
+from provisioner.capacity.room import Condition, Plant, ProviderState, Tally, room_for
+from provisioner.config import Settings
+from provisioner.lifecycle.operations import Refused, Unknown
+from provisioner.model.queue import QueueItem
+from provisioner.model.request import Request, RequestState
+from provisioner.routing.match import Router
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """A request, and what keeps it where it is."""
+
+    request: Request
+    reasons: tuple[str, ...]  # a sentence each; none where an agent is coming
+
+
+class Outlook:
+    """Answers from one engine's present state; asks nobody outside."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._desk = engine.desk
+        self._routed: tuple[Settings, Router] | None = None
+
+    def plant(self) -> Plant:
+        """What may be used now."""
+        return self._engine.planner.plant()
+
+    def tally(self) -> Tally:
+        """The agents that hold a slot now."""
+        return Tally.of(task.agent for task in self._desk.agents.values())
+
+    def condition(self, provider: str) -> Condition:
+        """The state of one provider."""
+        return self.plant().conditions.get(provider, Condition())
+
+    def waiting(self, limit: int | None = None) -> list[Waiting]:
+        """The requests in the order of the queue, each with what it waits for."""
+        requests = sorted(
+            self._desk.book, key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id)
+        )
+        plant, tally = self.plant(), self.tally()
+        rooms: dict[str, tuple[str, ...]] = {}
+        found = []
+        for request in requests[:limit]:
+            reasons: tuple[str, ...] = ()
+            if request.state is not RequestState.SERVED:
+                if request.template not in rooms:
+                    rooms[request.template] = room_for(request.template, plant, tally).reasons
+                reasons = (*self._pauses(request.item, request), *rooms[request.template]) or (
+                    "nothing: it is placed at the next pass",
+                )
+            found.append(Waiting(request=request, reasons=reasons))
+        return found
+
+    def explain_item(self, queue_id: int, controller: str | None = None) -> Explanation:
+        """Why an item of the queue gets an agent, waits or gets none.
+
+        Raises:
+            Unknown: no buildable item has that id.
+            Refused: several controllers have an item of that id.
+        """
+        found = [item for item in self._items() if item.key.queue_id == queue_id]
+        if controller is not None:
+            found = [item for item in found if item.key.controller == controller]
+        if not found:
+            where = controller or ", ".join(sorted(self._desk.controllers))
+            raise Unknown(
+                f"no buildable item {queue_id} is in the queue of {where}: it may have started, been cancelled, "
+                "or still be blocked"
+            )
+        if len(found) > 1:
+            names = ", ".join(sorted(item.key.controller for item in found))
+            raise Refused(f"item {queue_id} is in the queues of {names}; name one with `controller`")
+        item = found[0]
+        request = self._desk.book.get(item.key)
+        label = f", label {item.label}" if item.label else ", no label"
+        return explain(
+            f"queue item {queue_id} of {item.job} at {item.key.controller}{label}",
+            self._router().match(item),
+            plant=self.plant(),
+            tally=self.tally(),
+            agent=request.agent if request else None,
+            also=tuple(self._pauses(item, request)),
+        )
+
+    def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
+        """What an item that asks for this label expression would get; a job or controller narrows it."""
+        paused = ("the provisioner is stopping",) if self._engine.planner.stopped else ()
+        return explain(
+            f"label {label}",
+            self._router().match_label(label, job=job, controller=controller),
+            plant=self.plant(),
+            tally=self.tally(),
+            also=paused,
+        )
+
+    def _items(self) -> Iterator[QueueItem]:
+        for request in self._desk.book:
+            yield request.item
+        yield from self._desk.book.unserved.values()
+
+    def _pauses(self, item: QueueItem, request: Request | None) -> Iterator[str]:
+        """What keeps an item waiting besides capacity."""
+        controller = self._desk.controllers.get(item.key.controller)
+        if self._engine.planner.stopped:
+            yield "the provisioner is stopping"
+        if controller is not None and not controller.up:
+            yield f"controller {controller.name} does not answer: {controller.problem}"
+        elif controller is not None and not controller.seen:
+            yield f"controller {controller.name} has not shown its whole queue yet"
+        elif controller is not None and controller.quieting_down:
+            yield f"controller {controller.name} is about to shut down and starts no builds"
+        if request is None:
+            return
+        if request.state is RequestState.FAILING:
+            reason = f" ({request.reason.value})" if request.reason else ""
+            yield f"it cannot be served and its build is being ended: {request.detail}{reason}"
+        elif request.not_before is not None and request.not_before > self._desk.clock.now():
+            left_s = (request.not_before - self._desk.clock.now()).total_seconds()
+            yield f"its last launch failed ({request.detail}); it is tried again in {max(1.0, left_s):.0f} s"
+
+    def _router(self) -> Router:
+        settings = self._desk.settings
+        if self._routed is None or self._routed[0] is not settings:
+            self._routed = (settings, Router(settings.templates))
+        return self._routed[1]
+
+
+def is_open(condition: Condition) -> bool:
+    """Whether something may be placed there."""
+    return condition.state is ProviderState.OPEN
