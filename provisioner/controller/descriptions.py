@@ -33,9 +33,9 @@ class Descriptions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, agent: str, request: RequestKey | None, lines: Sequence[str]) -> None:
-        """An agent is on its way to a request."""
-        self._lines.setdefault(agent, [])
-        self.keep(agent, lines)
+        """An agent is on its way to a request; saying so again, after a registration that failed, changes nothing."""
+        if agent not in self._lines:
+            self._lines[agent] = list(lines)
         if request is not None:
             self._agent_of[request] = agent
 

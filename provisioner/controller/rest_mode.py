@@ -145,8 +145,10 @@ class RestMode:
 
     async def _poll(self) -> tuple[list[RawNode], list[RawItem]]:
         try:
-            answer = await self._pool.run(self._http.get, f"computer/api/json?tree={NODES_TREE}", op="nodes")
-            nodes = read_nodes(answer, self._owner)
+            nodes = await self._read_nodes()
+            if any(n.view and n.view.busy and not n.view.build_url for n in nodes):
+                # an executor has taken an item and its build is not made yet; whose it is must be known at once
+                nodes = await self._read_nodes()
             # an agent's node may go between the two requests, and with it the label from every `why`
             others = any(n.owner is None or (n.owner == self._owner and n.placeholder) for n in nodes)
             answer = await self._pool.run(self._http.get, f"queue/api/json?tree={QUEUE_TREE}", op="queue")
@@ -157,6 +159,10 @@ class RestMode:
                 code=200,
                 retryable=True,
             ) from error
+
+    async def _read_nodes(self) -> list[RawNode]:
+        answer = await self._pool.run(self._http.get, f"computer/api/json?tree={NODES_TREE}", op="nodes")
+        return read_nodes(answer, self._owner)
 
     async def _place(self, kinds: set[str]) -> bool:
         """Make helper nodes; whether there are new ones."""
