@@ -51,12 +51,17 @@ class Descriptions:
         self._lines.pop(agent, None)
         self._agent_of = {key: name for key, name in self._agent_of.items() if name != agent}
 
-    def started(self, agent: str | None, build_url: str, *, request: RequestKey | None = None) -> None:
-        """A build has begun on an agent, or one that came for this request: show the log, in the background."""
+    def started(
+        self, agent: str | None, build_url: str, *, request: RequestKey | None = None, before: str | None = None
+    ) -> None:
+        """A build has begun on an agent, or one that came for this request: show the log, in the background.
+
+        `before` is the build's description, if it is known.
+        """
         agent = agent or (self._agent_of.get(request) if request else None)
         lines = self._lines.pop(agent, None) if agent else None
         if lines and self._allowed:
-            task = asyncio.create_task(self._show(build_url, lines))
+            task = asyncio.create_task(self._show(build_url, before, lines))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -75,9 +80,9 @@ class Descriptions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _show(self, build_url: str, lines: Sequence[str]) -> None:
+    async def _show(self, build_url: str, before: str | None, lines: Sequence[str]) -> None:
         try:
-            before = await self._read(build_url)
+            before = await self._read(build_url) if before is None else before
             if before and not before.startswith(PREFIX):
                 return  # somebody's own words; the log of a launch that worked is not worth adding to them
             await self._put(build_url, before, lines)

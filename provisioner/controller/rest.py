@@ -194,14 +194,17 @@ class Rest:
         client = self._client
         client.now.timeout_s = timeout_s or self.timeout_s
         request = requests.Request(method, self.url + path, data=form, json=json_body)
+        had_crumb = client.crumb
         try:
             response: requests.Response = client.jenkins_request(request, add_crumb=method != "GET")
         except _CrumbRefused as refused:
-            self._count(op, refused.response.status_code)
+            self._count("crumb", refused.response.status_code)
             raise self._refusal(refused.response, _CRUMB_PATH) from refused
         except (jenkins.JenkinsException, requests.RequestException, ValueError) as error:
             self._count(op, 0)
             raise self._unreachable(error, client.now.timeout_s) from error
+        if had_crumb is None and client.crumb is not None:
+            self._count("crumb", 404 if client.crumb is False else 200)
         self._count(op, response.status_code)
         version, session = response.headers.get("X-Jenkins"), response.headers.get("X-Jenkins-Session")
         if version and session:

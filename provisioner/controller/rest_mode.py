@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -136,7 +136,7 @@ class RestMode:
             await self._read_runs(raw_items)
             items = [self._item(key, raw, known[key]) for key, raw in self._keyed(raw_items).items() if key in known]
             views = [n.view for n in raw_nodes if n.view]
-            self._see(views)
+            self._see(views, {n.name: n.build_description for n in raw_nodes})
             nodes = tuple(
                 replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
                 for v in views
@@ -224,7 +224,7 @@ class RestMode:
             buildable_ms=raw.buildable_ms,
         )
 
-    def _see(self, views: Sequence[NodeView]) -> None:
+    def _see(self, views: Sequence[NodeView], descriptions: Mapping[str, str | None]) -> None:
         """Note what our nodes do; have launch logs shown in builds that have begun."""
         self._nodes.seen({view.name: view.accepting for view in views})
         if self._session != self._http.session:
@@ -235,7 +235,7 @@ class RestMode:
         for view in views:
             if view.busy and view.build_url and view.name not in self._started:
                 self._started.add(view.name)
-                self._descriptions.started(view.name, view.build_url)
+                self._descriptions.started(view.name, view.build_url, before=descriptions[view.name])
 
     # -- acting
 

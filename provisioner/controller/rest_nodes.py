@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 from urllib.parse import quote, unquote
 
 from provisioner.controller.labels import BARE, placeholder_name
@@ -53,10 +54,7 @@ class RestNodes:
             order.name, description, order.labels, order.remote_fs, web_socket=order.launcher is Launcher.WEBSOCKET
         )
         if not created and not await self._is_ours(order.name):
-            raise ControllerError(
-                f"controller {self._http.name}: a node named {order.name} exists and is not ours; it is left alone",
-                code=409,
-            )
+            self._stranger(order.name)
         self._ours.add(order.name)
         return Registration(secret=await self._secret(order.name))
 
@@ -70,12 +68,12 @@ class RestNodes:
         Raises:
             ControllerError: 409 where the node is a stranger's.
         """
-        if name not in self._ours and not await self._is_ours(name):
-            if await self._description(name) is None:
+        if name not in self._ours:
+            description = await self._description(name)
+            if description is None:
                 return
-            raise ControllerError(
-                f"controller {self._http.name}: the node {name} is not ours; it is left alone", code=409
-            )
+            if not marked_for(description, self._owner, name):
+                self._stranger(name)
         await self._delete(name)
         self._ours.discard(name)
 
@@ -159,6 +157,11 @@ class RestNodes:
 
     async def _is_ours(self, name: str) -> bool:
         return marked_for(await self._description(name), self._owner, name)
+
+    def _stranger(self, name: str) -> NoReturn:
+        raise ControllerError(
+            f"controller {self._http.name}: a node named {name} exists and is not ours; it is left alone", code=409
+        )
 
     async def _delete(self, name: str) -> None:
         path = f"computer/{quote(name)}/doDelete"

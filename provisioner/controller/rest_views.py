@@ -17,7 +17,7 @@ QUEUE_TREE = (
 )
 NODES_TREE = (
     "computer[displayName,description,offline,temporarilyOffline,offlineCauseReason,idle,"
-    "executors[currentExecutable[url,queueId]]]"
+    "executors[currentExecutable[url,queueId,description]]]"
 )
 #: Beside the mark, so that nobody takes our helper nodes for agents.
 PLACEHOLDER_KEY = "jenkins-provisioner.placeholder"
@@ -86,6 +86,7 @@ class RawNode:
     owner: str | None  # of the mark
     placeholder: str | None  # which of our helper nodes it is
     label: str | None  # the label expression that it was made for
+    build_description: str | None  # of the build it runs; None where that is not told (Pipelines)
     view: NodeView | None  # for an agent of the asked owner
 
 
@@ -222,5 +223,6 @@ def _node(raw: Mapping[str, Any], owner: str) -> RawNode:
         owner=found_owner[1] if found_owner else None,
         placeholder=found_place[1] if found_place else None,
         label=unquote(found_label[1]) if found_label else None,
+        build_description=(running["description"] or "") if running and "description" in running else None,
         view=view,
     )

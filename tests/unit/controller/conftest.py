@@ -65,6 +65,6 @@ def controller() -> Iterator[Script]:
 @pytest.fixture
 def rest(controller: Script) -> Iterator[Rest]:
     """A client of the scripted server."""
-    client = Rest(name="main", url=controller.url, user="ci", token="s3cret-token", timeout_s=2.0)
+    client = Rest(name="main", url=controller.url, user="ci", token="s3cret-token", timeout_s=15.0)
     yield client
     client.close()

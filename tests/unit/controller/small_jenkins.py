@@ -75,7 +75,7 @@ class SmallJenkins:
             self._build(url.removeprefix("http://elsewhere/"))
         running: dict[str, Any] = {"url": url}
         if "Placeholder" not in item["task"]["_class"]:
-            running |= {"queueId": number, "building": True, "builtOn": node}
+            running |= {"queueId": number, "building": True, "builtOn": node, "description": None}
         self.nodes[node]["running"] = running
         self.left[number] = {**item, "_class": "hudson.model.Queue$LeftItem", "executable": running}
         return url.removeprefix("http://elsewhere/")

@@ -384,7 +384,7 @@ async def test_somebodys_own_description_is_left_alone(mode: RestMode, jenkins: 
     jenkins.freestyle(7, "maven")
     await mode.register(order(item=await the_item(mode)))
     url = jenkins.start(7, "maven-x")
-    jenkins.builds[url] = "release 1.2"
+    jenkins.builds[url] = jenkins.nodes["maven-x"]["running"]["description"] = "release 1.2"
     await mode.snapshot()
     await mode.settle()
     assert jenkins.builds[url] == "release 1.2"
