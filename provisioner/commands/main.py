@@ -18,6 +18,7 @@ WRONG_USAGE = 2
 VERBS: Mapping[str, str] = {
     "run": "provisioner.commands.run",
     "check": "provisioner.commands.check",
+    "demo": "provisioner.commands.demo",
     "schema": "provisioner.commands.schema",
     "version": "provisioner.commands.version",
 }
