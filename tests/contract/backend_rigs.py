@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
@@ -115,7 +116,7 @@ class ProcessRig(Rig):
         self.provider = Provider(backend="process", work_dir=str(self.work_dir))
 
     def processes(self, agent: str) -> list[int]:
-        """Living processes and zombies with the agent's mark."""
+        """Living processes with the agent's mark (a zombie shows no environment)."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -139,10 +140,12 @@ class ProcessRig(Rig):
         )
 
     def kill(self, agent: str, ids: Mapping[str, str]) -> None:
-        pids = self.processes(agent)
-        assert pids
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        assert self.processes(agent)
+        # the launcher may be about to make its child: until nobody is left, zombies apart
+        while pids := self.processes(agent):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 class DockerRig(Rig):

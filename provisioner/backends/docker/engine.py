@@ -64,7 +64,7 @@ class _UnixConnection(UnixHTTPConnection):
 
 
 class _UnixPool(UnixHTTPConnectionPool):
-    def _new_conn(self) -> _UnixConnection:  # type: ignore[override]  (as the library's own)
+    def _new_conn(self) -> _UnixConnection:  # type: ignore[override]  # as the library's own
         return _UnixConnection(self.base_url, self.socket_path, _CONNECT_S)
 
 

@@ -43,6 +43,7 @@ T = TypeVar("T")
 #: All that an agent inherits; the sidecar's own environment may hold its token.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "JAVA_HOME")
 
+_LAUNCH_S = 20.0  # from its word to go until the launcher goes; a moment, but for a machine that thrashes
 _KILL_PATIENCE_S = 10.0  # after SIGKILL; only a process in the kernel's hands stays longer
 
 
@@ -121,9 +122,28 @@ class ProcessBackend:
             yield Checkpoint(key="pid", value=str(launched.process))
             self._turns.check(order.agent)
             launched.go()
+            await self._until_started(folder, launched.process)
         finally:
             launched.close()
         yield Progress(text=f"process {launched.process.pid} started in {folder.path}")
+
+    async def _until_started(self, folder: Folder, process: ProcessId) -> None:
+        """Wait for the launcher to go on, so that whoever asks next finds it running."""
+        deadline = time.monotonic() + _LAUNCH_S
+        pause_s = 0.001
+        while not folder.started():
+            self._turns.check(folder.agent)
+            dead = not proc.alive(process)
+            if (dead and not folder.started()) or time.monotonic() > deadline:
+                raise LaunchError(
+                    f"the launcher (process {process.pid}) of {folder.agent} "
+                    + ("died before it could run the agent" if dead else f"did not go on within {_LAUNCH_S:.0f} s"),
+                    reason=Reason.AGENT_EXITED,
+                    retryable=True,
+                    tail=folder.tail(20),
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.05)
 
     def _left_running(self, folder: Folder) -> ProcessId | None:
         """What an earlier start left running; everything else that it left is removed."""
