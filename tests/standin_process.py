@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 FOLDER = Path(__file__).parents[1] / "jenkins-test"
 STANDIN = FOLDER / "standin"
@@ -149,7 +149,7 @@ class StandinProcess:
         assert self._process is not None
         return self._process.pid
 
-    def __enter__(self) -> StandinProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -52,7 +52,7 @@ class Pad:
     def _flush(self) -> None:
         if self.block is not None:
             for line in self.drain():
-                self.block.run.say(self.block, PREFIX + line)
+                self.block.run.say(PREFIX + line)
         elif self._build is not None:
             for line in self.drain():
                 self._build.console.line(PREFIX + line)

@@ -48,7 +48,8 @@ async def _run(world: World, build: Build, work: Work) -> None:
                 break
     except LinkLost:
         build.console.line("FATAL: command execution failed")
-        build.console.line(f"java.io.IOException: Backing channel '{node.name}' is disconnected.")
+        build.console.line(f"Caused: java.io.IOException: Backing channel '{node.name}' is disconnected.")
+        build.console.line("Build step 'Execute shell' marked build as failure")
         result = "FAILURE"
     except asyncio.CancelledError:
         if not build.building or world.closing:

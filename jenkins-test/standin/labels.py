@@ -26,6 +26,11 @@ class Label:
     parts: tuple[Label, ...] = ()
     atom: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """As `why` tells it: a lone label without quotes, whatever it is made of."""
+        return self.name if self.atom is None else self.atom
+
     def matches(self, atoms: frozenset[str]) -> bool:
         match self.op:
             case "atom":

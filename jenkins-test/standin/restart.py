@@ -60,7 +60,7 @@ def bring_up(world: World, blocks: list[Block]) -> None:
             continue
         if block.work is not None:
             block.label = atom_label(block.node_name)
-            block.run.say(block, f"Waiting to resume part of {block.run.build.full_display_name}")
+            block.run.say(f"Waiting to resume part of {block.run.build.full_display_name}")
             block.item = world.queue.schedule(block, {}, [], only_node=block.node_name)
         elif block.item is not None and block.item.id not in world.queue.items and block.failure is None:
             block.item = world.queue.schedule(block, {}, [])

@@ -24,7 +24,9 @@ STILL_WAITING_S = 15.0
 
 
 class StepFailed(Exception):  # noqa: N818  (it is the script's failure, not ours)
-    """A step ended with a message; the run fails with it."""
+    """A step ended with a message; the run fails with it, or is aborted."""
+
+    aborted = False
 
 
 @dataclass(eq=False, slots=True)
@@ -33,14 +35,13 @@ class Block:
 
     run: Run
     label: Label | None
-    prefix: str
     url: str
     job_name: str
     kind: str = "pipeline"
     item: Item | None = None
     work: Work | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    failure: str | None = None
+    failure: StepFailed | None = None
     node_name: str = ""
 
     def blocked_by(self) -> str | None:
@@ -56,13 +57,14 @@ class Block:
         else:
             self.work.executor = executor
             executor.work = self.work
-            self.run.say(self, f"Ready to run at {executor.node.name}")
+            self.run.say(f"Ready to run at {executor.node.name}")
         self.ready.set()
         return build
 
-    def fail(self, message: str) -> None:
-        """End the waiting `node` step with a message."""
-        self.failure = message
+    def fail(self, message: str, *, aborted: bool = False) -> None:
+        """End the waiting `node` step, or the body, with a message."""
+        self.failure = StepFailed(message)
+        self.failure.aborted = aborted
         self.ready.set()
 
 
@@ -72,7 +74,6 @@ class Scope:
 
     block: Block | None = None
     workspace: str = ""
-    prefix: str = ""
 
 
 class Run:
@@ -82,12 +83,14 @@ class Run:
         self.world = world
         self.build = build
         self.blocks: list[Block] = []  # waiting or running
+        self.result = "SUCCESS"  # of a script that comes to its end
+        self._stop_told = False
 
     def start(self) -> None:
         self.build.task = asyncio.get_running_loop().create_task(self._main(), name=self.build.url)
 
-    def say(self, scope: Scope | Block, text: str) -> None:
-        self.build.console.line(f"[{scope.prefix}] {text}" if scope.prefix else text)
+    def say(self, text: str) -> None:
+        self.build.console.line(text)
 
     async def _main(self) -> None:
         console = self.build.console
@@ -98,30 +101,36 @@ class Run:
             steps = pipeline.parse(self.build.job.script)
             console.line("[Pipeline] Start of Pipeline")
             await self._steps(steps, Scope())
-            result = "SUCCESS"
+            result = self.result
             console.line("[Pipeline] End of Pipeline")
         except pipeline.BadScript as error:
             console.line("org.codehaus.groovy.control.MultipleCompilationErrorsException: startup failed:")
             console.line(f"WorkflowScript: {error}")
         except StepFailed as error:
             console.line("[Pipeline] End of Pipeline")
-            console.line(f"ERROR: {error}")
+            console.line(str(error) if error.aborted else f"ERROR: {error}")
+            result = "ABORTED" if error.aborted else "FAILURE"
         except asyncio.CancelledError:
             if self.world.closing:
                 raise
-            console.line(f"Aborted by {self.build.stopped_by or 'SYSTEM'}")
+            self._tell_stop()
             console.line("[Pipeline] End of Pipeline")
             result = "ABORTED"
         finally:
             self.build.finish(result)
             self.build.job.build_over()
 
+    def _tell_stop(self) -> None:
+        if not self._stop_told:
+            self._stop_told = True
+            self.say(f"Aborted by {self.build.stopped_by or 'SYSTEM'}")
+
     async def _steps(self, steps: list[Step], scope: Scope) -> None:
         for step in steps:
             await self._step(step, scope)
 
     async def _step(self, step: Step, scope: Scope) -> None:
-        self.say(scope, f"[Pipeline] {step.name}")
+        self.say(f"[Pipeline] {step.name}")
         match step.name:
             case "node":
                 await self._node(step, scope)
@@ -129,10 +138,10 @@ class Run:
                 await self._shell(self._text(step, "script", scope), scope)
             case "sleep":
                 seconds = float(str(step.named.get("time", step.args[0] if step.args else 0)))
-                self.say(scope, f"Sleeping for {seconds:g} sec")
+                self.say(f"Sleeping for {seconds:g} sec")
                 await asyncio.sleep(seconds)
             case "echo":
-                self.say(scope, self._text(step, "message", scope))
+                self.say(self._text(step, "message", scope))
             case "error":
                 raise StepFailed(self._text(step, "message", scope))
             case "parallel":
@@ -145,18 +154,26 @@ class Run:
                 await self._body(step, scope)
 
     async def _body(self, step: Step, scope: Scope) -> None:
-        self.say(scope, "[Pipeline] {")
+        name = self._text(step, "name", scope) if step.name == "stage" else ""
+        self.say(f"[Pipeline] {{ ({name})" if name else "[Pipeline] {")
         try:
             await self._steps(step.body or [], scope)
         finally:
-            self.say(scope, "[Pipeline] }")
-            self.say(scope, f"[Pipeline] // {step.name}")
+            self.say("[Pipeline] }")
+            if step.name not in ("node", "catchError"):  # they have more to say before
+                self.say(f"[Pipeline] // {step.name}")
 
     async def _catch(self, step: Step, scope: Scope) -> None:
         try:
             await self._body(step, scope)
         except StepFailed as error:
-            self.say(scope, f"ERROR: {error}")
+            if error.aborted:
+                raise
+            self.say(f"ERROR: {error}")
+            self.say("Setting overall build result to FAILURE")
+            self.result = "FAILURE"
+        finally:
+            self.say("[Pipeline] // catchError")
 
     async def _retry(self, step: Step, scope: Scope) -> None:
         times = int(float(str(step.named.get("count", step.args[0] if step.args else 1))))
@@ -164,16 +181,20 @@ class Run:
             try:
                 await self._body(step, scope)
             except StepFailed as error:
-                if attempt == times:
+                if attempt == times or error.aborted:
                     raise
-                self.say(scope, f"ERROR: {error}")
-                self.say(scope, "Retrying")
+                self.say(f"ERROR: {error}")
+                self.say("Retrying")
             else:
                 return
 
     async def _parallel(self, step: Step, scope: Scope) -> None:
         async def branch(name: str, steps: list[Step]) -> None:
-            await self._steps(steps, replace(scope, prefix=name))
+            self.say(f"[Pipeline] {{ (Branch: {name})")
+            try:
+                await self._steps(steps, scope)
+            finally:
+                self.say("[Pipeline] }")
 
         tasks = [asyncio.ensure_future(branch(n, s)) for n, s in step.branches.items()]
         try:
@@ -182,7 +203,7 @@ class Run:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
-        self.say(scope, "[Pipeline] // parallel")
+        self.say("[Pipeline] // parallel")
         for outcome in ended:
             if isinstance(outcome, StepFailed):
                 raise outcome
@@ -193,7 +214,7 @@ class Run:
             label = parse(text) if text else None
         except BadExpression:
             label = Label(text, "atom", (), text)
-        block = Block(self, label, scope.prefix, f"{self.build.url}", self.build.job.name)
+        block = Block(self, label, self.build.url, self.build.job.name)
         self.blocks.append(block)
         block.item = self.world.queue.schedule(block, {}, [])
         try:
@@ -202,13 +223,14 @@ class Run:
             assert block.work.executor is not None
             node = block.work.executor.node
             workspace = f"{node.remote_fs}/workspace/{self.build.job.name}"
-            self.say(scope, f"Running on {node.name} in {workspace}")
+            self.say(f"Running on {node.name} in {workspace}")
             block.work.failed = True
             await self._body(step, replace(scope, block=block, workspace=workspace))
             block.work.failed = False
         finally:
+            self.say("[Pipeline] // node")
             self.blocks.remove(block)
-            if block.item in self.world.queue.items.values():
+            if self.world.queue.items.get(block.item.id) is block.item:
                 self.world.cancel(block.item)
             if block.work is not None:
                 self.world.work_finished(block.work)
@@ -220,29 +242,34 @@ class Run:
             async with asyncio.timeout(STILL_WAITING_S):
                 await block.ready.wait()
         except TimeoutError:
-            self.say(block, "Still waiting to schedule task")
-            self.say(block, self.world.why(block.item) or "")
+            self.say("Still waiting to schedule task")
+            self.say(self.world.why(block.item) or "")
             await block.ready.wait()
         if block.failure is not None:
-            raise StepFailed(block.failure)
+            raise block.failure
 
     async def _shell(self, script: str, scope: Scope) -> None:
         block = scope.block
         if block is None or block.work is None:
             raise StepFailed("Required context class hudson.FilePath is missing")
-        write = self._writer(scope)
+        write = self.build.console.write
         command = Command(
             script=script, cwd=scope.workspace, env=self._environment(block, scope), durable=secrets.token_hex(8)
         )
         while True:
             await block.ready.wait()
             if block.failure is not None:
-                raise StepFailed(block.failure)
+                raise block.failure
             link = await self.world.link_for(block)
             if link is None:
                 raise StepFailed(f"Agent {block.node_name} was deleted; cancelling node body")
             try:
                 code = await link.run(command, write)
+            except asyncio.CancelledError:
+                self._tell_stop()
+                for line in ("Sending interrupt signal to process", "Terminated", "script returned exit code 143"):
+                    self.say(line)
+                raise
             except LinkLost:
                 continue  # the script goes on; an agent of that name picks it up again
             if code != 0:
@@ -252,19 +279,6 @@ class Run:
     def _environment(self, block: Block, scope: Scope) -> dict[str, str]:
         number = block.work.executor.number if block.work and block.work.executor else 0
         return environment(self.world, self.build, block.node_name, scope.workspace, number)
-
-    def _writer(self, scope: Scope):  # type: ignore[no-untyped-def]
-        if not scope.prefix:
-            return self.build.console.write
-        rest = ""
-
-        def write(text: str) -> None:
-            nonlocal rest
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                self.say(scope, line)
-
-        return write
 
     def _text(self, step: Step, name: str, scope: Scope) -> str:
         value = step.named.get(name, step.args[0] if step.args else None)

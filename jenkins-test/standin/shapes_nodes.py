@@ -156,7 +156,7 @@ LABEL = Kind(
         "description": lambda of: None,
         "idleExecutors": lambda of: sum(e.work is None for e in _executors(of)),
         "loadStatistics": lambda of: View(_LOAD, None),
-        "name": lambda of: of.it.name if of.it.atom is None else of.it.atom,
+        "name": lambda of: of.it.shown,
         "nodes": lambda of: [View(_NODE, n) for n in _label_nodes(of)],
         "offline": lambda of: not any(n.online for n in _label_nodes(of)),
         "tiedJobs": lambda of: [

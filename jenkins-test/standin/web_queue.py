@@ -20,13 +20,13 @@ async def queue(request: web.Request) -> web.Response:
 
 def _item(request: web.Request, text: str) -> Item | None:
     queue = http.world(request).queue
-    if not text.isdigit():
-        return None
     return queue.items.get(int(text)) or queue.find_left(int(text))
 
 
 @routes.get("/queue/item/{id}/api/json")
 async def item(request: web.Request) -> web.Response:
+    if not request.match_info["id"].isdigit():
+        return http.oops(request, 500, "Logging ID: no number")
     found = _item(request, request.match_info["id"])
     if found is None:
         return http.not_found(request)
@@ -42,6 +42,6 @@ async def cancel(request: web.Request) -> web.Response:
     if found is None:
         return http.oops(request, 500, "Logging ID: there is no such item")
     if found.task.kind == "pipeline":
-        found.task.fail("Queue task was cancelled")  # type: ignore[attr-defined]
+        found.task.fail("Queue task was cancelled", aborted=True)  # type: ignore[attr-defined]
     world.cancel(found)
     return http.empty(204)

@@ -160,11 +160,11 @@ class World:
         nodes = self.nodes.matching(label)
         if not any(n.online for n in nodes):
             if not nodes:
-                return f"There are no nodes with the label {LQ}{label.name}{RQ}"
+                return f"There are no nodes with the label {LQ}{label.shown}{RQ}"
             if len(nodes) == 1:
                 return f"{LQ}{nodes[0].name}{RQ} is offline"
-            return f"All nodes of label {LQ}{label.name}{RQ} are offline"
-        where = nodes[0].name if len(nodes) == 1 else label.name
+            return f"All nodes of label {LQ}{label.shown}{RQ} are offline"
+        where = nodes[0].name if len(nodes) == 1 else label.shown
         return f"Waiting for next available executor on {LQ}{where}{RQ}"
 
     def stuck(self, item: Item) -> bool:

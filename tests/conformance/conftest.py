@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -68,4 +69,4 @@ def clean(controller: Asked) -> Iterator[None]:
     for item in ask(controller, "GET", "queue/api/json?tree=items[id]").json()["items"]:
         ask(controller, "POST", f"queue/cancelItem?id={item['id']}")
     for computer in ask(controller, "GET", "computer/api/json?tree=computer[displayName]").json()["computer"]:
-        ask(controller, "POST", f"computer/{computer['displayName']}/doDelete")
+        ask(controller, "POST", f"computer/{quote(computer['displayName'])}/doDelete")

@@ -6,9 +6,39 @@ from typing import Any
 
 #: Compared by value wherever both sides have them; all else by type alone.
 VALUES = frozenset(
-    "_class blocked buildable building cancelled color concurrentBuild inQueue labelExpression mode nodeName offline "
-    "offlineCauseReason params pending quietingDown result stuck temporarilyOffline type useCrumbs useSecurity why "
-    "jnlpAgent launchSupported shortDescription typeName value builtOn anonymous authenticated description".split()
+    {
+        "_class",
+        "blocked",
+        "buildable",
+        "building",
+        "cancelled",
+        "concurrentBuild",
+        "inQueue",
+        "labelExpression",
+        "mode",
+        "nodeName",
+        "offline",
+        "offlineCauseReason",
+        "params",
+        "pending",
+        "quietingDown",
+        "result",
+        "stuck",
+        "temporarilyOffline",
+        "type",
+        "useCrumbs",
+        "useSecurity",
+        "why",
+        "jnlpAgent",
+        "launchSupported",
+        "shortDescription",
+        "typeName",
+        "value",
+        "builtOn",
+        "anonymous",
+        "authenticated",
+        "description",
+    }
 )
 
 

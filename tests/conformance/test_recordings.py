@@ -99,9 +99,8 @@ class Replay:
                 found.append(f"header {name} is missing")
             if name in BY_VALUE and (here or "").strip().lower() != value.strip().lower():
                 found.append(f"header {name}: {here!r}, recorded {value!r}")
-        for name in (*PRESENT, "X-More-Data", "X-Error"):
-            if name.lower() in headers and name not in exchange["headers"]:
-                found.append(f"header {name}: {headers[name.lower()]!r}, not recorded")
+        unrecorded = [n for n in (*PRESENT, "X-More-Data", "X-Error") if n not in exchange["headers"]]
+        found += [f"header {n}: {headers[n.lower()]!r}, not recorded" for n in unrecorded if n.lower() in headers]
         if exchange["headers"].get("Location"):
             found += self._location(exchange["headers"]["Location"], headers.get("location", ""))
         return found + self._body(exchange, reply)
