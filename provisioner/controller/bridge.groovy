@@ -827,16 +827,24 @@ class ProvisionerBridge {
         Map<String, Object> wanted = request(op, false)
         if (wanted != null) dedicate(agent, wanted)
         agent.console.add(list(op, 'lines'))
-        Computer computer = node.toComputer()
-        if (computer != null) {
-            if (computer.isOnline() && agent.onlineMs == 0L) agent.onlineMs = System.currentTimeMillis()
-            for (Executor executor : computer.getAllExecutors()) {
-                WorkUnit unit = executor.getCurrentWorkUnit()
-                if (unit != null && executor.getCurrentExecutable() != null) begin(agent, executor, unit)
-            }
-        }
+        resume(agent, node)
         Jenkins.get().updateNode(node)  // what each label matches is looked up anew
         return [ok: true, exists: true, secret: secret(node)] as Map<String, Object>
+    }
+
+    /** Take up what a node that this installation did not see start is doing now. */
+    private void resume(ProvisionerBridgeAgent agent, Node node) {
+        Computer computer = node.toComputer()
+        if (computer == null) return
+        if (computer.isOnline() && agent.onlineMs == 0L) agent.onlineMs = System.currentTimeMillis()
+        for (Executor executor : computer.getAllExecutors()) {
+            WorkUnit unit = executor.getCurrentWorkUnit()
+            Queue.Executable executable = executor.getCurrentExecutable()
+            if (unit == null || executable == null) continue
+            begin(agent, executor, unit)
+            // its listener was told to another installation, but the file of its console may be appended to
+            if (executable instanceof Run) agent.console.detach((Run) executable)
+        }
     }
 
     private Map<String, Object> give(String owner, Map<String, Object> op) {
@@ -938,7 +946,8 @@ class ProvisionerBridge {
             console.add(lines)
             console.drainToStep()
             AbortException problem = new AbortException(message)
-            if (retryable) problem.initCause(new ClosedChannelException())
+            if (retryable) problem.initCause(quiet(new ClosedChannelException()))
+            quiet(problem)
             // In one hold of the queue lock, so that no executor can take the item in between; the first outcome
             // of a step counts, so the one that the cancelled item brings comes too late.
             boolean[] done = [false] as boolean[]
@@ -961,6 +970,12 @@ class ProvisionerBridge {
             return taken[0] ? outcome('not_built', urlOfStarted(item)) : outcome('gone', null)
         }
         return outcome(queue.cancel(item) ? 'cancelled' : 'gone', null)
+    }
+
+    /** It is saved with the run, and where it was made in this script says nothing to anybody. */
+    private static Throwable quiet(Throwable problem) {
+        problem.setStackTrace(new StackTraceElement[0])
+        return problem
     }
 
     /** The record is made a moment later by its executor; the item has left in any case. */
@@ -1081,6 +1096,12 @@ class ProvisionerBridge {
         Computer computer = executor.getOwner()
         if (computer instanceof SlaveComputer) ((SlaveComputer) computer).setAcceptingTasks(false)
         agent.buildUrl = buildUrlOf(executor, unit)
+        if (ProvisionerBridgePipeline.isNodeStep(unit.context.task) && !agent.console.isPipeline()) {
+            // back after a restart of the controller, or taken up by a later installation
+            ProvisionerBridgeConsole console = new ProvisionerBridgeConsole(ProvisionerBridgePipeline.context(unit.context.task))
+            console.take(agent.console)
+            agent.console = console
+        }
         emit('started', agent.owner, [node: agent.name, queue_id: agent.runningId, build_url: agent.buildUrl] as Map<String, Object>, null)
     }
 
@@ -1135,12 +1156,14 @@ class ProvisionerBridge {
     void restore(Map<String, Object> state) {
         for (Object each : (List) state.get('agents')) {
             Map<String, Object> one = (Map<String, Object>) each
-            if (Jenkins.get().getNode((String) one.get('name')) == null) continue
+            Node node = Jenkins.get().getNode((String) one.get('name'))
+            if (node == null) continue
             ProvisionerBridgeAgent agent = ProvisionerBridgeAgent.restore(one)
             if (agent.queueId >= 0) {
                 dedicate(agent, [id: agent.queueId, since_ms: agent.sinceMs] as Map<String, Object>)
             }
             agents.put(agent.name, agent)
+            resume(agent, node)
         }
         for (Map.Entry<String, List<String>> entry : ((Map<String, List<String>>) state.get('names')).entrySet()) {
             parameterNames.put(entry.getKey(), new LinkedHashSet<String>(entry.getValue()))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from provisioner.controller.bridge_client import BridgeClient
 from provisioner.controller.port import ItemBuildable, Launcher, NodeOrder, Observation
 from provisioner.controller.rest import Rest
+from provisioner.model.errors import ControllerError
 from provisioner.model.queue import QueueItem
 
 O = TypeVar("O")  # noqa: E741
@@ -90,10 +91,14 @@ class Rig:
 
     async def _listen(self, epoch: str, seq: int) -> None:
         while True:
-            batch = await self.client.events(epoch=epoch, since=seq, wait_s=5)
-            if batch.resync:
-                hello = await self.client.hello()
-                epoch, seq = hello.epoch, hello.seq
+            try:
+                batch = await self.client.events(epoch=epoch, since=seq, wait_s=5)
+                if batch.resync:
+                    hello = await self.client.hello()
+                    epoch, seq = hello.epoch, hello.seq
+                    continue
+            except ControllerError:  # a test took the bridge out, or restarted the controller
+                await asyncio.sleep(0.2)
                 continue
             seq = batch.seq
             async with self._news:

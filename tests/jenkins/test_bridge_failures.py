@@ -1,0 +1,233 @@
+"""A failed launch is the build's failure: records, consoles, and what stays in saved state."""
+
+from __future__ import annotations
+
+import asyncio
+from types import ModuleType
+from typing import Any
+
+import pytest
+from bridge_rig import Rig
+
+from provisioner.controller.port import FailOutcome, ItemLeft
+from provisioner.model.queue import QueueItem
+
+MATRIX = """
+<matrix-project><properties/><canRoam>true</canRoam><axes>
+<hudson.matrix.LabelAxis><name>where</name><values><string>maven</string></values></hudson.matrix.LabelAxis>
+</axes><builders/><publishers/><buildWrappers/>
+<executionStrategy class="hudson.matrix.DefaultMatrixExecutionStrategyImpl">
+<runSequentially>false</runSequentially></executionStrategy></matrix-project>
+"""
+
+
+async def fail(rig: Rig, item: QueueItem, *, retryable: bool = False) -> tuple[FailOutcome, str | None]:
+    return await rig.client.fail(
+        item,
+        reason="image_not_found",
+        message="The image maven:none was not found.",
+        lines=["pulling maven:none", "manifest unknown"],
+        retryable=retryable,
+    )
+
+
+def no_class_of_ours_is_saved(rig: Rig, job: str) -> None:
+    for folder in (rig.jenkins.home / "jobs" / job / "builds", rig.jenkins.home / "nodes"):
+        for file in folder.rglob("*"):
+            if file.is_file() and file.name not in {"log", "log-index"}:
+                # as a line of a stack trace its name does no harm; as a class it could not be read back
+                saved = file.read_bytes()
+                assert b"<ProvisionerBridge" not in saved, file
+                assert b'class="ProvisionerBridge' not in saved, file
+
+
+async def test_a_freestyle_build_gets_a_record_that_says_why(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"failed-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven", parameters={"WANTED": "default"}))
+    queue_id = rig.jenkins.queue_build(job, {"WANTED": "this"})
+    item = await rig.item(job)
+    await rig.client.log(None, item, ["queued for 3 s"])
+    assert await fail(rig, item) == (FailOutcome.NOT_BUILT, f"job/{job}/1/")
+    assert await fail(rig, item) == (FailOutcome.GONE, None)
+
+    build = await rig.build_ends(job)
+    assert (build["result"], build["queueId"]) == ("NOT_BUILT", queue_id)
+    actions = {action.get("_class"): action for action in build["actions"]}
+    assert actions["hudson.model.ParametersAction"]["parameters"][0]["value"] == "this"
+    assert actions["hudson.model.CauseAction"]["causes"][0]["userId"] == rig.jenkins.user
+    assert [line for line in rig.jenkins.console(job).splitlines() if line.startswith("[provisioner] ")] == [
+        "[provisioner] queued for 3 s",
+        "[provisioner] pulling maven:none",
+        "[provisioner] manifest unknown",
+        "[provisioner] The image maven:none was not found. (image_not_found)",
+    ]
+    left = rig.jenkins.get_json(f"queue/item/{queue_id}/api/json")
+    assert (left["cancelled"], left["executable"]["number"]) == (False, 1)
+    no_class_of_ours_is_saved(rig, job)
+
+
+async def test_the_next_build_of_a_failed_job_is_numbered_on(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"numbers-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    seen: list[QueueItem] = []
+    for number in (1, 2, 3):
+        rig.jenkins.queue_build(job)
+        seen.append(await rig.item(job, but=seen))
+        assert await fail(rig, seen[-1]) == (FailOutcome.NOT_BUILT, f"job/{job}/{number}/")
+        assert (await rig.build_ends(job, number))["result"] == "NOT_BUILT"
+
+
+async def test_a_node_step_fails_with_the_message(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"step-{rig.owner}"
+    rig.jenkins.create_job(
+        job,
+        jenkins_tools.pipeline_xml(
+            "try { node('maven') { echo 'never' } }\n"
+            'catch (problem) { echo "caught: ${problem.message}"; throw problem }'
+        ),
+    )
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    assert await fail(rig, item) == (FailOutcome.STEP_FAILED, f"job/{job}/1/")
+    assert (await rig.build_ends(job))["result"] == "FAILURE"
+    console = rig.jenkins.console(job)
+    assert "caught: The image maven:none was not found." in console
+    assert console.index("[provisioner] manifest unknown") < console.index("caught:")
+    assert (await rig.until(ItemLeft, lambda o: o.queue_id == item.key.queue_id)).cancelled
+    no_class_of_ours_is_saved(rig, job)
+
+
+async def test_a_failure_that_a_pipeline_holds_survives_a_restart(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"held-{rig.owner}"
+    rig.jenkins.create_job(
+        job,
+        jenkins_tools.pipeline_xml(
+            "def held\ntry { node('maven') { echo 'never' } } catch (problem) { held = problem }\n"
+            "echo 'holding'; sleep 6; echo \"held: ${held.message}\"; throw held"
+        ),
+    )
+    rig.jenkins.queue_build(job)
+    await fail(rig, await rig.item(job), retryable=True)
+    await rig.console_shows(job, "Sleeping for 6 sec")
+    await rig.close()
+    await asyncio.to_thread(rig.jenkins.restart)
+    assert (await rig.build_ends(job))["result"] == "FAILURE"
+    console = rig.jenkins.console(job)
+    assert "held: The image maven:none was not found." in console
+    assert "Resuming build" in console
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_only_a_retryable_failure_satisfies_retry_on_agent(
+    rig: Rig, jenkins_tools: ModuleType, retryable: bool
+) -> None:
+    job = f"retry-{retryable}-{rig.owner}".lower()
+    rig.jenkins.create_job(
+        job,
+        jenkins_tools.pipeline_xml("retry(count: 2, conditions: [agent()]) { node('maven') { echo 'never' } }"),
+    )
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    await fail(rig, item, retryable=retryable)
+    if retryable:
+        again = await rig.item(job, but=[item])
+        assert await fail(rig, again) == (FailOutcome.STEP_FAILED, f"job/{job}/1/")
+    assert (await rig.build_ends(job))["result"] == "FAILURE"
+    assert ("Retrying" in rig.jenkins.console(job)) is retryable
+
+
+async def test_an_upstream_build_step_receives_the_failed_build(rig: Rig, jenkins_tools: ModuleType) -> None:
+    below, above = f"below-{rig.owner}", f"above-{rig.owner}"
+    rig.jenkins.create_job(below, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.create_job(
+        above,
+        jenkins_tools.pipeline_xml(
+            f"def b = build(job: '{below}', wait: true, propagate: false, quietPeriod: 0)\n"
+            'echo "got ${b.number} ${b.result}"'
+        ),
+    )
+    rig.jenkins.queue_build(above)
+    assert (await fail(rig, await rig.item(below)))[0] is FailOutcome.NOT_BUILT
+    assert (await rig.build_ends(above))["result"] == "SUCCESS"
+    assert "got 1 NOT_BUILT" in rig.jenkins.console(above)
+
+
+async def test_a_matrix_cell_gets_its_record_in_the_matrix_build(rig: Rig) -> None:
+    job = f"matrix-{rig.owner}"
+    rig.jenkins.create_job(job, MATRIX)
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    assert item.key.task == f"job/{job}/where=maven/"
+    assert (await fail(rig, item)) == (FailOutcome.NOT_BUILT, f"job/{job}/where=maven/1/")
+    build = await rig.build_ends(job)
+    assert build["result"] == "NOT_BUILT"
+    console = rig.jenkins.request("GET", f"job/{job}/where=maven/1/consoleText").text
+    assert "[provisioner] The image maven:none was not found. (image_not_found)" in console
+
+
+async def test_a_matrix_cell_runs_on_its_node(rig: Rig) -> None:
+    job = f"matrixrun-{rig.owner}"
+    rig.jenkins.create_job(job, MATRIX)
+    rig.jenkins.queue_build(job)
+    order = rig.order(await rig.item(job), lines=("for the cell",))
+    await rig.launch(order)
+    assert (await rig.build_ends(job))["result"] == "SUCCESS"
+    console = rig.jenkins.request("GET", f"job/{job}/where=maven/1/consoleText").text
+    assert "[provisioner] for the cell" in console
+
+
+async def test_an_item_that_another_node_could_serve_is_spared(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job, label = f"spared-{rig.owner}", f"static-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label=label))
+    rig.jenkins.script(
+        "import hudson.slaves.*\n"
+        f"def node = new DumbSlave('static-{rig.owner}', '/tmp/x', new JNLPLauncher(true))\n"
+        f"node.labelString = '{label}'\n"
+        "jenkins.model.Jenkins.get().addNode(node)"
+    )
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    assert await rig.client.explain(item)
+    assert await fail(rig, item) == (FailOutcome.SPARED, None)
+    assert [i["id"] for i in rig.jenkins.queue_items()] == [item.key.queue_id]
+
+
+async def test_a_second_node_of_ours_spares_nothing(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"ours-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    await rig.client.register(rig.order(None))
+    assert not await rig.client.explain(item)
+    assert (await fail(rig, item))[0] is FailOutcome.NOT_BUILT
+
+
+async def test_run_listeners_hear_of_a_build_that_was_not_built(rig: Rig, jenkins_tools: ModuleType) -> None:
+    job = f"heard-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.script(
+        "import hudson.model.*\nimport hudson.model.listeners.RunListener\n"
+        "class HeardInTest extends RunListener<Run> {\n"
+        "  HeardInTest() { super(Run) }\n"
+        "  void note(run, what) {\n"
+        "    System.setProperty('heard.' + run.parent.name + '.' + what, String.valueOf(run.result))\n"
+        "  }\n"
+        "  void onStarted(Run r, TaskListener l) { note(r, 'started') }\n"
+        "  void onCompleted(Run r, TaskListener l) { note(r, 'completed') }\n"
+        "  void onFinalized(Run r) { note(r, 'finalized') }\n"
+        "}\n"
+        "hudson.ExtensionList.lookup(RunListener).add(new HeardInTest())"
+    )
+    try:
+        rig.jenkins.queue_build(job)
+        await fail(rig, await rig.item(job))
+        await rig.build_ends(job)
+        heard: Any = rig.jenkins.script(
+            f"print(['started', 'completed', 'finalized'].collect {{ System.getProperty('heard.{job}.' + it) }})"
+        )
+        assert heard == "[null, NOT_BUILT, NOT_BUILT]"
+    finally:
+        rig.jenkins.script(
+            "def all = hudson.ExtensionList.lookup(hudson.model.listeners.RunListener)\n"
+            "all.findAll { it.class.name == 'HeardInTest' }.each { all.remove(it) }"
+        )
