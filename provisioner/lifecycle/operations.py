@@ -219,8 +219,10 @@ class Operations:
     async def delete_orphans(self) -> tuple[list[Orphan], list[Orphan]]:
         """Remove at once what two passes saw; what was removed, and what stays for now."""
         before = self.orphans()
-        for sweep in (*self._engine.node_sweeps.values(), *self._engine.instance_sweeps.values()):
-            await sweep.remove_seen()
+        for nodes in self._engine.node_sweeps.values():
+            await nodes.remove_seen()
+        for instances in self._engine.instance_sweeps.values():
+            await instances.remove_seen()
         after = {(o.where, o.kind, o.id) for o in self.orphans()}
         removed = [o for o in before if (o.where, o.kind, o.id) not in after]
         return removed, [o for o in before if o not in removed]

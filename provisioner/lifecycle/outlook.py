@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.capacity.explain import Explanation, explain
-from provisioner.capacity.room import Condition, Plant, ProviderState, Tally, room_for
+from provisioner.capacity.room import Plant, Tally, room_for
 from provisioner.config import Settings
 from provisioner.lifecycle.operations import Refused, Unknown
 from provisioner.model.queue import QueueItem
@@ -41,10 +41,6 @@ class Outlook:
     def tally(self) -> Tally:
         """The agents that hold a slot now."""
         return Tally.of(task.agent for task in self._desk.agents.values())
-
-    def condition(self, provider: str) -> Condition:
-        """The state of one provider."""
-        return self.plant().conditions.get(provider, Condition())
 
     def waiting(self, limit: int | None = None) -> list[Waiting]:
         """The requests in the order of the queue, each with what it waits for."""
@@ -138,7 +134,3 @@ class Outlook:
             self._routed = (settings, Router(settings.templates))
         return self._routed[1]
 
-
-def is_open(condition: Condition) -> bool:
-    """Whether something may be placed there."""
-    return condition.state is ProviderState.OPEN

@@ -40,6 +40,9 @@ class RequestBook:
     def __iter__(self) -> Iterator[Request]:
         return iter(self._requests.values())
 
+    def __len__(self) -> int:
+        return len(self._requests)
+
     def get(self, key: RequestKey | None) -> Request | None:
         """The request of a key, unless it left."""
         return self._requests.get(key) if key else None

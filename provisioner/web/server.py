@@ -9,12 +9,22 @@ from aiohttp import web
 from provisioner.config import Settings
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
+from provisioner.web.answers import add_common_headers, errors_as_answers
+from provisioner.web.api import Api
+from provisioner.web.dashboard import Dashboard
+from provisioner.web.follow import Followers
+from provisioner.web.gate import Gate
 from provisioner.web.health import Health, health, readiness
 from provisioner.web.population import population
+from provisioner.web.sessions import Sessions
+from provisioner.web.token import read_or_make_token
+from provisioner.web.views import View
+
+_MOST_BODY_BYTES = 64 * 1024
 
 
 class WebServer:
-    """Serves health, readiness and metrics; they hold no secret and need no token."""
+    """Serves health, readiness and metrics to everybody, API and dashboard to those who have the token."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -25,23 +35,35 @@ class WebServer:
         """Listen; the address as `host:port`.
 
         Raises:
-            ConfigError: the address cannot be listened at.
+            ConfigError: the address cannot be listened at, or there is no token to be had.
         """
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
+        gate = Gate(read_or_make_token(self._settings.token_file), self._settings.id, Sessions())
+        self._runner = web.AppRunner(self._application(gate), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         http = self._settings.http
-        site = web.TCPSite(self._runner, http.host, http.port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, http.host, http.port)
         try:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"http.listen: {http.listen} cannot be listened at: {error.strerror}") from error
         host, port = self._runner.addresses[0][:2]
-        return f"{host}:{port}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _application(self, gate: Gate) -> web.Application:
+        app = web.Application(middlewares=[errors_as_answers, gate.middleware], client_max_size=_MOST_BODY_BYTES)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/login", gate.login)
+        app.router.add_post("/logout", gate.logout)
+        view = View(self._engine)
+        followers = Followers()
+        app.add_routes(Api(view, followers).routes())
+        app.add_routes(Dashboard(view).routes())
+        app.on_response_prepare.append(add_common_headers)
+        app.on_shutdown.append(lambda _app: followers.close())
+        return app
 
     async def stop(self) -> None:
         """Close every connection. Idempotent."""
