@@ -167,6 +167,10 @@ class StandinProcess:
         assert reply.status == 200, reply.text
         return str(reply.json()["session"])
 
+    def reset(self) -> None:
+        """As at the start, in a new session."""
+        assert ask(self, "POST", "standin/reset").status == 200
+
     def scale(self, **values: Any) -> dict[str, Any]:
         reply = ask(self, "POST", "standin/scale", body=json.dumps(values))
         assert reply.status == 200, reply.text

@@ -109,8 +109,8 @@ def _arrive(world: World, node: Node, link: AgentLink, how: str, peer: str) -> N
 class TcpPort:
     """The agent port: a JSON text on each line, after one line that says who calls."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, holder: http.Holder) -> None:
+        self._holder = holder
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -141,20 +141,21 @@ class TcpPort:
             await writer.drain()
 
         hello = json.loads(await reader.readline())
+        world = self._holder.world
         try:
-            if self.world.starting:
+            if world.starting:
                 raise Unwelcome(503, "the controller is starting")
-            node = admit(self.world, str(hello["name"]), str(hello["secret"]), hello.get("cookie"))
+            node = admit(world, str(hello["name"]), str(hello["secret"]), hello.get("cookie"))
         except Unwelcome as refusal:
             await send({"error": str(refusal)})
             return
         cookie = secrets.token_hex(16)
-        link = AgentLink(send, writer.close, cookie, self.world.offsets)
+        link = AgentLink(send, writer.close, cookie, world.offsets)
         await send({"cookie": cookie})
         peer = writer.get_extra_info("peername")[0]
         try:
             while line := await reader.readline():
-                _received(self.world, node, link, json.loads(line), "JNLP4-connect", peer)
+                _received(world, node, link, json.loads(line), "JNLP4-connect", peer)
         finally:
-            self.world.disconnect(node, link)
+            world.disconnect(node, link)
             link.lost()

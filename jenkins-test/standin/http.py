@@ -14,7 +14,15 @@ from aiohttp import web
 from standin.export import BadTree, View, parse_tree, render
 from standin.world import World
 
-WORLD: web.AppKey[World] = web.AppKey("world", World)
+
+class Holder:
+    """Where the present world is; a reset puts another one there."""
+
+    def __init__(self, now: World) -> None:
+        self.world = now
+
+
+HOLDER: web.AppKey[Holder] = web.AppKey("holder", Holder)
 IDENTITY = base64.b64encode(b"the stand-in's identity " * 12).decode()
 CRUMB_FIELD = "Jenkins-Crumb"
 OPEN = ("/login", "/tcpSlaveAgentListener/", "/jnlpJars/", "/wsagents/", "/standin/")
@@ -23,7 +31,7 @@ _SESSIONS: web.AppKey[dict[str, str]] = web.AppKey("sessions", dict)  # cookie: 
 
 
 def world(request: web.Request) -> World:
-    return request.app[WORLD]
+    return request.app[HOLDER].world
 
 
 def root(request: web.Request) -> str:
@@ -199,7 +207,7 @@ async def _bare(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)
 
 
-def prepare(app: web.Application, w: World) -> None:
+def prepare(app: web.Application, holder: Holder) -> None:
     app.on_response_prepare.append(_bare)
-    app[WORLD] = w
+    app[HOLDER] = holder
     app[_SESSIONS] = {}

@@ -223,7 +223,7 @@ class Jobs:
     def delete(self, job: Job) -> None:
         for name in [n for n in self.by_name if n == job.name or n.startswith(f"{job.name}/")]:
             gone = self.by_name.pop(name)
-            for item in [i for i in self.world.queue.items.values() if i.task is gone]:
+            for item in [i for i in self.world.queue.items.values() if i.task.url == gone.url]:
                 self.world.cancel(item)
             for build in gone.builds.values():
                 if build.building and build.task:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -20,17 +21,17 @@ _ROUTES = (web_core, web_nodes, web_queue, web_jobs, web_bridge, web_standin, ag
 
 
 @web.middleware
-async def missing(request: web.Request, handler: web.RequestHandler) -> web.StreamResponse:
+async def missing(request: web.Request, handler: Any) -> web.StreamResponse:
     """An unknown path is Jenkins' page, a method that a path does not know too."""
     try:
-        return await handler(request)  # type: ignore[operator, no-any-return]
+        return await handler(request)  # type: ignore[no-any-return]
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
         return http.not_found(request)
 
 
-def application(world: World) -> web.Application:
+def application(holder: http.Holder) -> web.Application:
     app = web.Application(middlewares=[faults.inject, http.authenticate, missing], client_max_size=16 << 20)
-    http.prepare(app, world)
+    http.prepare(app, holder)
     for module in _ROUTES:
         app.add_routes(module.routes)
     return app
@@ -40,16 +41,20 @@ class Standin:
     """A running stand-in, for a program or a test in the same process."""
 
     def __init__(self, world: World, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.world = world
+        self._holder = http.Holder(world)
         self._host, self._port = host, port
         self._runner: web.AppRunner | None = None
-        self._tcp = agents.TcpPort(world)
+        self._tcp = agents.TcpPort(self._holder)
+
+    @property
+    def world(self) -> World:
+        return self._holder.world
 
     async def open(self) -> str:
         """Raises OSError if the port is taken."""
         if self.world.init_bridge is not None:
             self.world.install_bridge(self.world.init_bridge)
-        self._runner = web.AppRunner(application(self.world), access_log=None, shutdown_timeout=0.2)
+        self._runner = web.AppRunner(application(self._holder), access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
         await site.start()
@@ -60,19 +65,7 @@ class Standin:
         return self.world.url
 
     async def close(self) -> None:
-        world = self.world
-        world.closing = True
-        for build in world.builds():
-            if build.task and not build.task.done():
-                build.task.cancel()
-        if world.bridge:
-            world.bridge.stop()
-        for node in world.nodes.by_name.values():
-            if node.link:
-                node.link.close()
-        for item in world.queue.items.values():
-            if item.timer:
-                item.timer.cancel()
+        self.world.end()
         await self._tcp.close()
         if self._runner:
             await self._runner.cleanup()

@@ -29,10 +29,21 @@ class Phase(StrEnum):
 class Task(Protocol):
     """What stands in the queue."""
 
-    kind: str  # freestyle | pipeline (a node step) | run (a Pipeline job, which needs no node)
-    url: str  # below the controller, no leading slash
-    job_name: str
-    label: Label | None
+    @property
+    def kind(self) -> str:
+        """`freestyle`, `pipeline` (a node step) or `run` (a Pipeline job, which needs no node)."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Below the controller, no leading slash."""
+        ...
+
+    @property
+    def job_name(self) -> str: ...
+
+    @property
+    def label(self) -> Label | None: ...
 
     def start(self, item: Item, executor: Executor | None) -> Any:
         """Begin on an executor; gives what the item's `executable` shows."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from standin.export import Inline, Kind, View
@@ -38,7 +39,7 @@ _PARAMETERS = Kind(
 )
 _CAUSE = Kind(
     "hudson.model.Cause$UserIdCause",
-    {k: (lambda c, k=k: c[k]) for k in ("shortDescription", "userId", "userName")},
+    {k: operator.itemgetter(k) for k in ("shortDescription", "userId", "userName")},
     frozenset({"shortDescription", "userId", "userName"}),
 )
 _CAUSES = Kind(

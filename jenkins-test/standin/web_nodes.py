@@ -43,8 +43,9 @@ async def create(request: web.Request) -> web.Response:
     except BadNode as error:
         return http.refused(request, str(error))
     try:
-        if not str(form["type"]).startswith("hudson.slaves.DumbSlave"):
-            raise ValueError(f"{form['type']} is no type of node")
+        kind = str(form["type"])
+        if not kind.startswith("hudson.slaves.DumbSlave"):
+            raise ValueError(f"{kind} is no type of node")
         node = from_form(name, json.loads(str(form["json"])))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return http.oops(request, 500, f"Logging ID: the form is wrong: {error}")
@@ -100,11 +101,11 @@ async def toggle_offline(request: web.Request) -> web.Response:
     node = _node(request)
     if node is None:
         return http.not_found(request)
-    message = {**request.query, **await request.post()}.get("offlineMessage", "")
+    message = str({**request.query, **await request.post()}.get("offlineMessage", ""))
     cause = None
     if node.held is None:
         text = f"Disconnected by {http.user(request)}" + (f" : {message}" if message else "")
-        cause = OfflineCause("hudson.slaves.OfflineCause$UserCause", str(message), text)
+        cause = OfflineCause("hudson.slaves.OfflineCause$UserCause", message, text)
     http.world(request).hold(node, cause)
     return http.redirect(request, f"computer/{node.name}/")
 

@@ -71,6 +71,15 @@ async def restart_now(request: web.Request) -> web.Response:
     return web.json_response({"session": world.session})
 
 
+@routes.post("/standin/reset")
+async def reset(request: web.Request) -> web.Response:
+    """Everything as at the start, in a new session: no job, no node, no item, no fault."""
+    holder = request.app[http.HOLDER]
+    old, holder.world = holder.world, holder.world.successor()
+    old.end()
+    return web.json_response({"session": holder.world.session})
+
+
 def _job_xml(label: str) -> bytes:
     return (
         "<project><properties><hudson.model.ParametersDefinitionProperty><parameterDefinitions>"

@@ -55,6 +55,30 @@ class World:
         self.offsets: dict[str, int] = {}  # how much of each durable script's output has been read
         self._waiting_for_link: dict[str, list[asyncio.Future[None]]] = {}
 
+    def end(self) -> None:
+        """Stop everything that runs; what is left of this world changes no more."""
+        self.closing = True
+        if self.bridge:
+            self.bridge.stop()
+        for build in self.builds():
+            if build.task and not build.task.done():
+                build.task.cancel()
+        for node in self.nodes.by_name.values():
+            if node.link:
+                node.link.close()
+        for item in self.queue.items.values():
+            if item.timer:
+                item.timer.cancel()
+
+    def successor(self) -> World:
+        """A new world with the same address, accounts and init.groovy.d."""
+        made = World()
+        for name in ("url", "tcp_port", "passwords", "tokens", "administrators", "init_bridge"):
+            setattr(made, name, getattr(self, name))
+        if made.init_bridge is not None:
+            made.install_bridge(made.init_bridge)
+        return made
+
     def log(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
@@ -99,10 +123,10 @@ class World:
             if item.only_node == node.name:
                 self.place(item)
         while not self.quieting and (executor := node.free_executor()):
-            item = self._next_for(node)
-            if item is None:
+            ready = self._next_for(node)
+            if ready is None:
                 return
-            self._start(item, executor)
+            self._start(ready, executor)
 
     def _next_for(self, node: Node) -> Item | None:
         if node.bound:
@@ -347,4 +371,4 @@ class World:
         """End the Pipeline bodies on a node at once; Jenkins itself would wait for it to come back."""
         for executor in node.executors:
             if executor.work is not None and executor.work.kind == "pipeline":
-                executor.work.item.task.fail("Agent was removed")  # type: ignore[attr-defined]
+                executor.work.item.task.fail("Agent was removed")

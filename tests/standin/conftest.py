@@ -1,4 +1,4 @@
-"""A stand-in of its own for each test: knobs and restarts are for that test alone."""
+"""One stand-in for the tests of a process, emptied after each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.standin)
 
 
-@pytest.fixture
-def standin() -> Iterator[StandinProcess]:
+@pytest.fixture(scope="session")
+def standin_process() -> Iterator[StandinProcess]:
     with StandinProcess("--bridge", "init") as running:
         yield running
+
+
+@pytest.fixture
+def standin(standin_process: StandinProcess) -> Iterator[StandinProcess]:
+    """Fresh for each test: no job, no node, no item, no fault."""
+    yield standin_process
+    standin_process.reset()
 
 
 class Agents:

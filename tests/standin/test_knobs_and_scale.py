@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import time
@@ -130,7 +131,7 @@ def test_sigterm_ends_it_within_a_second_whatever_waits(tmp_path: Path) -> None:
         talk = Talk(standin)
         place = standin.url.removeprefix("http://").rstrip("/")
         reader = http.client.HTTPConnection(place, timeout=10)
-        login = {"Authorization": "Basic " + __import__("base64").b64encode(f"admin:{standin.token}".encode()).decode()}
+        login = {"Authorization": "Basic " + base64.b64encode(f"admin:{standin.token}".encode()).decode()}
         path = f"/provisioner-bridge/events?owner={talk.owner}&epoch={talk.epoch}&since={talk.seq + 10}&wait=50"
         reader.request("GET", path, headers=login)
         began = time.monotonic()
