@@ -850,7 +850,7 @@ class ProvisionerBridge {
     private Map<String, Object> give(String owner, Map<String, Object> op) {
         String name = text(op, 'name')
         ProvisionerBridgeAgent agent = agents.get(name)
-        if (ownNode(name, owner) == null || agent == null) throw new ProvisionerBridgeRefusal(404, "node ${name} is not known to the bridge")
+        if (ownNode(name, owner) == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
         dedicate(agent, request(op, true))
         wakeQueue()
         return [ok: true] as Map<String, Object>

@@ -235,6 +235,7 @@ def _read_node(data: Mapping[str, Any]) -> NodeView:
         accepting=flag(data, "accepting"),
         started_once=flag(data, "started"),
         finished=flag(data, "finished"),
+        known=flag(data, "known"),
     )
 
 
