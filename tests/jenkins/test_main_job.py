@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import pytest
 
+from tests.docker.fake_registry import Registry
 from tests.sidecar_process import SidecarProcess
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
@@ -34,6 +35,14 @@ def engine() -> Iterator[docker.DockerClient]:
         pytest.skip(f"no Docker engine here: {error}")
     yield client
     client.close()
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """The address of a registry that answers "manifest unknown" for all but one image."""
+    made = Registry()
+    yield made.host
+    made.close()
 
 
 class Watcher:
@@ -303,8 +312,6 @@ def test_a_restart_of_the_controller_keeps_the_running_pipeline_and_the_queue(pl
 
 
 def test_an_unreachable_engine_is_told_and_recovers_without_a_restart(plant: Plant, tmp_path: Path) -> None:
-    import os
-
     socket_file = tmp_path / "engine.sock"
     config: Callable[[], dict[str, Any]] = lambda: plant.sidecar.config  # noqa: E731
     plant.start()
@@ -317,6 +324,6 @@ def test_an_unreachable_engine_is_told_and_recovers_without_a_restart(plant: Pla
     plant.sidecar.until(lambda: plant.sidecar.metric("requests", state="waiting") == 1, "the request waits")
     problem = plant.sidecar.ready()["providers"]["box"]
     assert "engine.sock" in problem
-    os.symlink("/var/run/docker.sock", socket_file)
+    socket_file.symlink_to("/var/run/docker.sock")
     assert plant.jenkins.wait_build(job, within_s=60)["result"] == "SUCCESS"
     plant.nothing_left()
