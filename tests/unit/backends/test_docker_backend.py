@@ -107,7 +107,7 @@ async def test_stop_while_the_engine_makes_the_container_waits_and_removes_it(
     starting = asyncio.create_task(run(backend))
     await asyncio.to_thread(asked.wait, 5)
     stopping = asyncio.create_task(backend.stop(ORDER.agent, {}))
-    await asyncio.sleep(0)
+    assert await asyncio.wait({stopping}, timeout=0.1) == (set(), {stopping})
     may_answer.set()
     await stopping
     with pytest.raises(LaunchError) as caught:

@@ -24,18 +24,24 @@ from provisioner.model.errors import LaunchError, Reason
 pytestmark = pytest.mark.skipif(not proc.readable(), reason="needs /proc")
 
 
+#: Two runs on one machine see each other's processes, but for this.
+OWNER = f"test-{uuid.uuid4().hex[:8]}"
+
+
 @pytest.fixture
 async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
     made = ProcessBackend(work_dir=tmp_path / "agents", grace_s=0.3)
     await made.open()
     yield made
+    for found in (await made.listing(OWNER)).found:
+        await made.remove_found(found)
     await made.close()
 
 
 def order(script: str = "exec sleep 600") -> Order:
     return Order(
         agent=f"tpl-{uuid.uuid4().hex}",
-        owner="test",
+        owner=OWNER,
         image=None,
         command=("/bin/sh", "-c", script),
         remote_fs="/nowhere",
@@ -96,15 +102,15 @@ async def test_stop_ends_what_ignores_the_polite_signal(backend: ProcessBackend)
     await start(backend, one)
     await lines(backend, one, 1)
     await backend.stop(one.agent, {})
-    assert (await backend.listing("test")).found == ()
+    assert (await backend.listing(OWNER)).found == ()
 
 
 async def test_lost_folder_does_not_hide_the_process(backend: ProcessBackend, tmp_path: Path) -> None:
     one = order()
     pid = await start(backend, one)
-    Folder.of(tmp_path / "agents", "test", one.agent).remove()
+    Folder.of(tmp_path / "agents", OWNER, one.agent).remove()
     assert (await backend.status(one.agent, {})).state is InstanceState.RUNNING
-    found = (await backend.listing("test")).found
+    found = (await backend.listing(OWNER)).found
     assert {(f.kind, f.agent) for f in found} == {("process", one.agent)}
     for each in found:
         await backend.remove_found(each)
@@ -122,7 +128,7 @@ async def test_number_that_came_again_is_a_stranger(backend: ProcessBackend, tmp
             seen = proc.look(stranger.pid)
             assert seen is not None
             # the folder names the stranger's number with another start time
-            folder = Folder.of(tmp_path / "agents", "test", one.agent)
+            folder = Folder.of(tmp_path / "agents", OWNER, one.agent)
             folder.save_process(replace(seen.id, start_ticks=pid.start_ticks - 1))
             assert (await backend.status(one.agent, {})).state is InstanceState.EXITED
             await backend.stop(one.agent, {"pid": str(folder.process())})
@@ -136,7 +142,7 @@ async def test_secret_files_are_for_this_user_alone_and_gone_after_stop(
 ) -> None:
     one = order()
     await start(backend, one)
-    folder = Folder.of(tmp_path / "agents", "test", one.agent)
+    folder = Folder.of(tmp_path / "agents", OWNER, one.agent)
     modes = {p: stat.S_IMODE(p.stat().st_mode) for p in (folder.path, folder.secrets, folder.secrets / "secret")}
     assert list(modes.values()) == [0o700, 0o700, 0o600]
     await backend.stop(one.agent, {})
@@ -161,7 +167,7 @@ async def test_read_only_folders_of_a_build_are_removed(backend: ProcessBackend,
     await start(backend, one)
     await lines(backend, one, 1)
     await backend.stop(one.agent, {})
-    assert list((tmp_path / "agents" / "test").iterdir()) == []
+    assert list((tmp_path / "agents" / OWNER).iterdir()) == []
 
 
 async def test_killed_launcher_does_not_hide_the_running_command(backend: ProcessBackend) -> None:
@@ -174,7 +180,7 @@ async def test_killed_launcher_does_not_hide_the_running_command(backend: Proces
             await asyncio.sleep(0.005)
     await asyncio.sleep(0)
     await backend.stop(one.agent, {})
-    assert (await backend.listing("test")).found == ()
+    assert (await backend.listing(OWNER)).found == ()
 
 
 async def test_dropped_start_runs_nothing_and_leaves_no_zombie(backend: ProcessBackend) -> None:
@@ -201,7 +207,7 @@ async def test_missing_program_is_refused_before_anything_is_made(backend: Proce
     with pytest.raises(LaunchError) as caught:
         await start(backend, one)
     assert caught.value.reason is Reason.CREATE_REJECTED
-    assert (await backend.listing("test")).found == ()
+    assert (await backend.listing(OWNER)).found == ()
 
 
 @pytest.mark.parametrize("name", ["../other", "", ".", "..", ".jar", "a/b", "a\0b"])
