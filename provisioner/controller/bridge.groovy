@@ -418,7 +418,7 @@ class ProvisionerBridgeItem {
 class ProvisionerBridgeEvent {
     final String owner
     final Map<String, Object> fields
-    final Queue.Item raw
+    Queue.Item raw
     volatile ProvisionerBridgeItem item
     long seq
 
@@ -608,6 +608,7 @@ class ProvisionerBridge {
                     } finally {
                         system.close()
                     }
+                    event.raw = null  // the buffer must not keep what has left the queue
                 }
                 publish(event)
             } catch (InterruptedException ignored) {
@@ -1537,28 +1538,38 @@ class ProvisionerBridgeAction implements RootAction {
 class ProvisionerBridgeInstaller {
     static findAction() { Jenkins.get().actions.find { it != null && it.class.name == 'ProvisionerBridgeAction' } }
 
-    /** Take everything of any installation out of the controller. */
-    static int takeOut() {
-        int count = 0
+    /** Everything of any installation that is in the controller: pairs of a list and what is in it. */
+    static List<List> present() {
+        def found = []
         ProvisionerBridge.lists().values().each { list ->
-            list.findAll { ProvisionerBridge.isOurs(it) }.each {
-                list.remove(it)
-                count++
-            }
+            list.findAll { ProvisionerBridge.isOurs(it) }.each { found << [list, it] }
         }
         def actions = Jenkins.get().actions
-        actions.findAll { it != null && it.class.name == 'ProvisionerBridgeAction' }.each {
-            actions.remove(it)
-            it.stopBridge()
-            count++
+        actions.findAll { it != null && it.class.name == 'ProvisionerBridgeAction' }.each { found << [actions, it] }
+        return found
+    }
+
+    static int takeOut(List<List> found) {
+        // labels first, with what Jenkins remembers of them: a node whose dispatcher has gone must match nothing
+        found.findAll { it[1] instanceof LabelFinder }.each { list, ours -> list.remove(ours) }
+        forgetLabels()
+        found.each { list, ours ->
+            list.remove(ours)
+            if (ours.class.name == 'ProvisionerBridgeAction') ours.stopBridge()
         }
-        return count
+        return found.size()
+    }
+
+    private static void forgetLabels() {
+        Method trim = Jenkins.getDeclaredMethod('trimLabels')
+        trim.setAccessible(true)
+        trim.invoke(Jenkins.get())
     }
 
     static void putIn(ProvisionerBridge bridge) {
         def lists = ProvisionerBridge.lists()
-        lists.label.add(new ProvisionerBridgeLabels(bridge))
         lists.dispatcher.add(new ProvisionerBridgeDispatcher(bridge))
+        lists.label.add(new ProvisionerBridgeLabels(bridge))
         lists.queue.add(new ProvisionerBridgeQueue(bridge))
         lists.executor.add(new ProvisionerBridgeExecutors(bridge))
         lists.computer.add(new ProvisionerBridgeComputers(bridge))
@@ -1578,15 +1589,17 @@ class ProvisionerBridgeInstaller {
 
     static Map install(Map parameters) {
         def before = findAction()
-        if (parameters.verb == 'remove') return [removed: takeOut()]
+        if (parameters.verb == 'remove') return [removed: takeOut(present())]
         def found = before?.bridgeVersion()
         if (found != null && (isNewer(found, ProvisionerBridge.VERSION) || (found == ProvisionerBridge.VERSION && !parameters.replace))) {
             return [installed: false, found: found]
         }
+        // the new one goes in beside the old one, so that there is no moment without a guard on our nodes
+        def old = present()
         def bridge = new ProvisionerBridge(parameters)
-        if (before != null) bridge.restore(before.handOver())
-        takeOut()
         putIn(bridge)
+        if (before != null) bridge.restore(before.handOver())
+        if (old) takeOut(old)
         return [installed: true, found: found, bridge: ProvisionerBridge.VERSION, epoch: bridge.epoch]
     }
 }

@@ -79,8 +79,17 @@ async def test_an_older_bridge_does_not_replace_a_newer_one(rig: Rig) -> None:
         assert await rig.client.install()
 
 
-async def test_removing_it_leaves_the_controller_as_it_was(rig: Rig) -> None:
+async def test_removing_it_leaves_the_controller_as_it_was(rig: Rig, jenkins_tools: ModuleType) -> None:
+    order = rig.order(None)
+    await rig.launch(order)
+    await rig.until(NodeOnline, lambda o: o.name == order.name)
     assert await rig.client.uninstall()
+    # a node of ours, still connected but without its guard, must match nothing but its own name
+    job = f"unguarded-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    queue_id = rig.jenkins.queue_build(job)
+    rig.jenkins.script("jenkins.model.Jenkins.get().queue.maintain()")
+    assert [item["id"] for item in rig.jenkins.queue_items()] == [queue_id]
     assert await rig.client.status() is None
     count = (
         "print([hudson.model.queue.QueueListener,"
