@@ -3,41 +3,74 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from provisioner.commands.options import Subparsers, add_config, add_json
-from provisioner.config import Examined, examine
+from provisioner.commands.tables import plain
+from provisioner.config import Examined, Settings, examine
+
+if TYPE_CHECKING:
+    from provisioner.sidecar.reaching import Reached
 
 
 def add(subparsers: Subparsers) -> None:
     """Add the verb."""
     parser = subparsers.add_parser("check", help="validate the configuration", allow_abbrev=False)
     add_config(parser)
+    parser.add_argument("--connect", action="store_true", help="also reach every controller and provider")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every problem, or one line that there is none."""
+    """Print every problem, or one line that there is none; then a line for everything that was reached."""
     examined = examine(args.config)
+    settings = examined.settings
+    reached: Sequence[Reached] = ()
+    if not args.json:
+        _print(examined)
+    if settings is not None and args.connect:
+        reached = _reach(settings)
+        if not args.json:
+            for one in reached:
+                print(plain(one), file=sys.stdout if one.ok else sys.stderr)
     if args.json:
-        print(json.dumps(_as_json(examined), indent=2))
-    elif examined.settings is None:
+        body = _as_json(examined)
+        if args.connect:
+            body["reached"] = [{"kind": r.kind, "name": r.name, "ok": r.ok, "text": r.text} for r in reached]
+        print(json.dumps(body, indent=2))
+    if settings is None:
+        return 2
+    return 0 if all(one.ok for one in reached) else 1
+
+
+def _reach(settings: Settings) -> Sequence[Reached]:
+    from provisioner.sidecar.reaching import reach_all  # noqa: PLC0415  (loads every backend; most checks need none)
+    from provisioner.telemetry.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs(level="error", json_lines=False)
+    return asyncio.run(reach_all(settings))
+
+
+def _print(examined: Examined) -> None:
+    settings = examined.settings
+    if settings is None:
         for finding in examined.findings:
             print(finding, file=sys.stderr)
-    else:
-        settings = examined.settings
-        counts = ", ".join(
-            f"{len(parts)} {name if len(parts) == 1 else plural}"
-            for parts, name, plural in (
-                (settings.controllers, "controller", "controllers"),
-                (settings.providers, "provider", "providers"),
-                (settings.templates, "template", "templates"),
-            )
+        return
+    counts = ", ".join(
+        f"{len(parts)} {name if len(parts) == 1 else plural}"
+        for parts, name, plural in (
+            (settings.controllers, "controller", "controllers"),
+            (settings.providers, "provider", "providers"),
+            (settings.templates, "template", "templates"),
         )
-        print(f"{examined.file}: ok, owner {settings.id}, {counts}")
-    return 0 if examined.settings is not None else 2
+    )
+    print(f"{examined.file}: ok, owner {settings.id}, {counts}")
 
 
 def _as_json(examined: Examined) -> dict[str, object]:

@@ -139,8 +139,10 @@ class Api:
         if label is not None:
             if not label.strip() or len(label) > _MOST_LABEL:
                 raise BadRequest(f"label is no expression of 1 to {_MOST_LABEL} characters")
-            return answer(self._outlook.explain_label(label, job, controller).as_dict())
-        return answer(self._outlook.explain_item(number(request, "item", 0, most=10**18), controller).as_dict())
+            told = self._outlook.explain_label(label, job, controller)
+        else:
+            told = self._outlook.explain_item(number(request, "item", 0, most=10**18), controller)
+        return answer({**told.as_dict(), "lines": list(told.lines())})
 
     # -- what is configured
 
