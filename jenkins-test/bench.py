@@ -26,9 +26,9 @@ import docker
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-import controller as jenkins_test
+import controller as jenkins_test  # noqa: E402
 
-from tests.sidecar_process import SidecarProcess
+from tests.sidecar_process import SidecarProcess  # noqa: E402
 
 IMAGE = "jenkins-provisioner-test/agent:latest"
 LABEL = "bench"
