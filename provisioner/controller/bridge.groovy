@@ -890,7 +890,8 @@ class ProvisionerBridge {
         if (agent != null && agent.owner == owner) agent.console.add(list(op, 'lines'))
         if (node != null) {
             Computer computer = node.toComputer()
-            if (computer != null) {
+            // a body that has just ended still has its executor for a moment, and must not be told as interrupted
+            if (computer != null && (agent == null || !agent.finished)) {
                 try {
                     ProvisionerBridgePipeline.interrupt(computer)
                 } catch (Throwable problem) {
