@@ -203,7 +203,8 @@ def _continue(url: str, part: Path) -> None:
     """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+    opener = urllib.request.build_opener()  # not urlopen's, which remembers the first proxy it saw
+    with opener.open(request, timeout=TIMEOUT_S) as reply:
         resumed = reply.status == http.HTTPStatus.PARTIAL_CONTENT
         with part.open("ab" if resumed else "wb") as out:
             length = reply.headers.get("Content-Length")

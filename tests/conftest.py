@@ -14,7 +14,8 @@ _DUMPS = pytest.StashKey[list[Dump]]()
 @pytest.fixture
 def dump_on_failure(request: pytest.FixtureRequest) -> list[Dump]:
     """Append what tells more when this test fails: functions that return text, called only then."""
-    return request.node.stash.setdefault(_DUMPS, [])
+    item: pytest.Item = request.node
+    return item.stash.setdefault(_DUMPS, [])
 
 
 @pytest.hookimpl(wrapper=True)

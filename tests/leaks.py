@@ -2,6 +2,8 @@
 
 Tests mark what they start with `JENKINS_PROVISIONER_TEST`, the name of the run, in its environment, and may
 put that name into their owner ids (`new_owner`); so runs beside each other do not count each other's things.
+With SHARED_MACHINE set only what carries the name of this run counts, for a machine on which other
+provisioners live.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ def marked(run: str) -> set[str]:
     return _processes(run) | _docker_things(run)
 
 
-def _other(run: str, owner: str) -> bool:
-    return any(name != run for name in _RUN.findall(owner))
+def _ours(run: str, *marks: str) -> bool:
+    """Whether these marks make it a thing of this run: they name it, or name no run at all."""
+    runs = set(_RUN.findall(" ".join(marks)))
+    return run in runs or (not runs and any(marks) and not os.environ.get("SHARED_MACHINE"))
 
 
 def _processes(run: str) -> set[str]:
@@ -48,7 +52,7 @@ def _processes(run: str) -> set[str]:
             continue
         pairs = dict(pair.split("=", 1) for pair in environment.split("\0") if "=" in pair)
         owner, of_run = pairs.get(OWNER_VARIABLE, ""), pairs.get(RUN_VARIABLE, "")
-        if of_run == run or (owner and not of_run and not _other(run, owner)):
+        if _ours(run, owner, of_run):
             found.add(f"process {entry.name}: {command[:120]}{f' (owner {owner})' if owner else ''}")
     return found
 
@@ -75,6 +79,6 @@ def _docker_things(run: str) -> set[str]:
             return set()
         for line in asked.stdout.splitlines():
             name, _, owner = line.partition("\t")
-            if not _other(run, owner):
+            if _ours(run, owner):
                 found.add(f"{kind} {name} (owner {owner})")
     return found

@@ -6,9 +6,11 @@ machine lacks what any of its marks needs. The same reasons fill the closing tab
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -29,6 +31,15 @@ def _nothing() -> str | None:
 
 @cache
 def _docker_lacks() -> str | None:
+    # the client leaves a socket open when it finds no engine; its warning must not hit some test later
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        lacks = _ask_engine()
+        gc.collect()
+    return lacks
+
+
+def _ask_engine() -> str | None:
     import docker
     from docker.errors import DockerException, ImageNotFound
 
@@ -170,7 +181,7 @@ def table(results: Iterable[Result]) -> list[str]:
         of_tier = [result for result in results if result.tier == tier]
         count = Counter(result.outcome for result in of_tier)
         reasons = Counter(result.reason for result in of_tier if result.outcome == "skipped")
-        why = [f"{number} × {reason}" for reason, number in reasons.items()]
+        why = [f"{number} x {reason}" for reason, number in reasons.items()]
         if not of_tier:
             why = [lacks[tier]() or "no test of it was selected"]
         lines.append(

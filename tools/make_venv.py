@@ -75,7 +75,9 @@ def fetch_pip(index: str, folder: Path) -> Path:
                 break
         else:
             sys.exit(f"pip cannot be installed: {shown} does not have {PIP_WHEEL}")
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # urllib's errors are of this kind
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         sys.exit(
             f"pip cannot be installed: {shown}: {getattr(error, 'reason', error)}. Set PIP_INDEX_URL and "
             f"https_proxy as your network needs them, or install the python3-venv package"

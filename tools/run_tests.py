@@ -37,7 +37,7 @@ def run(name: str, arguments: list[str], env: dict[str, str]) -> tuple[dict[str,
     """One pytest process: its results, and what is wrong with the run itself."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tiers.json"
-        command = [sys.executable, "-m", "pytest", "-q", f"--tier-report={report}", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-rfE", f"--tier-report={report}", *arguments]
         print(f"== {name}", flush=True)
         began = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT, env=env)
