@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,3 +227,36 @@ class AgentProcess:
             return
         finally:
             self.process.wait(10)
+
+
+class StandinController(load_controller_module().RealController):  # type: ignore[misc]
+    """A stand-in behind the very methods by which tests ask a real controller."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = StandinProcess(*options)
+        self.home = Path("/nonexistent")  # it keeps everything in memory
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
+
+    def start(self) -> None:
+        self.process.start()
+        self.url, self.user, self.token = self.process.url, self.process.user, self.process.token
+        self.java = self.process.java
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def restart(self) -> None:
+        self.process.restart()
+
+    def kill(self) -> None:
+        self.process.restart(crash=True)
+
+    def log_tail(self, lines: int = 40) -> str:
+        return json.dumps(self.process.state(), indent=1)[-80 * lines :]
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A 302 is an answer of its own here."""
+
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None

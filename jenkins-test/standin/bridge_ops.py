@@ -227,7 +227,7 @@ def _fail(bridge: Bridge, _owner: str, op: Op) -> dict[str, Any]:
     for line in lines:
         build.console.line(PREFIX + line)
     build.finish("NOT_BUILT")
-    return _outcome("not_built")
+    return _outcome("not_built", build.url)
 
 
 _OPS: dict[str, Callable[[Bridge, str, Op], dict[str, Any]]] = {

@@ -37,7 +37,7 @@ class Step:
 
     name: str
     args: list[Text | float] = field(default_factory=list)
-    named: dict[str, Text | float | bool] = field(default_factory=dict)
+    named: dict[str, Text | float | bool | str] = field(default_factory=dict)
     body: list[Step] | None = None
     branches: dict[str, list[Step]] = field(default_factory=dict)
 
@@ -104,6 +104,11 @@ class _Parser:
 
     def step(self) -> Step:
         kind, name = self.peek()
+        if name == "try":
+            return self.attempt()
+        if name == "throw":
+            self.at += 1
+            return Step("throw", [], {"name": self.take()})
         if kind != "word" or name not in KNOWN:
             raise BadScript(f"the stand-in does not know the step {name!r}; it knows {', '.join(sorted(KNOWN))}")
         self.at += 1
@@ -117,6 +122,27 @@ class _Parser:
         if self.looking_at("{"):
             self.at += 1
             step.body = self.steps("}")
+        return step
+
+    def attempt(self) -> Step:
+        """`try {…} catch (name) {…} finally {…}`, either of the two may be left out."""
+        self.take("try")
+        self.take("{")
+        step = Step("try", body=self.steps("}"))
+        if self.looking_at("catch"):
+            self.take("catch")
+            self.take("(")
+            words = []
+            while not self.looking_at(")"):
+                words.append(self.take())
+            self.take(")")
+            step.named["name"] = words[-1] if words else ""
+            self.take("{")
+            step.branches["catch"] = self.steps("}")
+        if self.looking_at("finally"):
+            self.take("finally")
+            self.take("{")
+            step.branches["finally"] = self.steps("}")
         return step
 
     def arguments(self, step: Step, end: str) -> None:

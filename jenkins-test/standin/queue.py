@@ -87,7 +87,7 @@ class Queue:
     def __init__(self, on_buildable: Callable[[Item], None]) -> None:
         self.items: dict[int, Item] = {}
         self.left: OrderedDict[int, Item] = OrderedDict()
-        self.by_label: dict[str, dict[int, Item]] = {}
+        self.by_label: dict[str, OrderedDict[int, Item]] = {}
         self.compound: dict[str, Label] = {}  # the labels in use that are more than one atom
         self.next_id = 1
         self._same: dict[Any, Item] = {}
@@ -132,7 +132,7 @@ class Queue:
         item.order = next(self._order)
         label = item.label
         key = "" if label is None else label.name
-        self.by_label.setdefault(key, {})[item.id] = item
+        self.by_label.setdefault(key, OrderedDict())[item.id] = item
         if label is not None and label.atom is None:
             self.compound[key] = label
         self._on_buildable(item)

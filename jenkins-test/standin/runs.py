@@ -83,6 +83,7 @@ class Run:
         self.world = world
         self.build = build
         self.blocks: list[Block] = []  # waiting or running
+        self.caught: dict[str, StepFailed] = {}  # by the name that the script gave it
         self.result = "SUCCESS"  # of a script that comes to its end
         self._stop_told = False
 
@@ -130,7 +131,8 @@ class Run:
             await self._step(step, scope)
 
     async def _step(self, step: Step, scope: Scope) -> None:
-        self.say(f"[Pipeline] {step.name}")
+        if step.name not in ("try", "throw"):  # the language's own; all else is a step
+            self.say(f"[Pipeline] {step.name}")
         match step.name:
             case "node":
                 await self._node(step, scope)
@@ -142,6 +144,10 @@ class Run:
                 await asyncio.sleep(seconds)
             case "echo":
                 self.say(self._text(step, "message", scope))
+            case "try":
+                await self._try(step, scope)
+            case "throw":
+                raise self.caught.get(str(step.named["name"]), StepFailed("nothing was caught"))
             case "error":
                 raise StepFailed(self._text(step, "message", scope))
             case "parallel":
@@ -174,6 +180,17 @@ class Run:
             self.result = "FAILURE"
         finally:
             self.say("[Pipeline] // catchError")
+
+    async def _try(self, step: Step, scope: Scope) -> None:
+        try:
+            await self._steps(step.body or [], scope)
+        except StepFailed as error:
+            if "catch" not in step.branches:
+                raise
+            self.caught[str(step.named["name"])] = error
+            await self._steps(step.branches["catch"], scope)
+        finally:
+            await self._steps(step.branches.get("finally", []), scope)
 
     async def _retry(self, step: Step, scope: Scope) -> None:
         times = int(float(str(step.named.get("count", step.args[0] if step.args else 1))))
@@ -261,6 +278,8 @@ class Run:
             if block.failure is not None:
                 raise block.failure
             link = await self.world.link_for(block)
+            if block.failure is not None:
+                raise block.failure
             if link is None:
                 raise StepFailed(f"Agent {block.node_name} was deleted; cancelling node body")
             try:
@@ -293,6 +312,8 @@ class Run:
             where, _, key = (match[1] or match[2]).rpartition(".")
             if where == "env" and key == "NODE_NAME" and scope.block:
                 return scope.block.node_name
+            if where in self.caught and key == "message":
+                return str(self.caught[where])
             if where in ("", "env") and key in ("BUILD_NUMBER", "JOB_NAME"):
                 return str(self.build.number if key == "BUILD_NUMBER" else self.build.job.name)
             return self.build.params.get(key, "null")

@@ -290,9 +290,9 @@ class World:
         self.offer(node)
 
     async def link_for(self, block: Block) -> Link | None:
-        """The connection of a body's node, however long it takes; None once the node is long deleted."""
+        """The connection of a body's node, however long it takes; None once node or body is gone."""
         name = block.node_name
-        while True:
+        while block.failure is None:
             node = self.nodes.get(name)
             if node and node.link:
                 return node.link
@@ -302,7 +302,8 @@ class World:
                 async with asyncio.timeout(None if node else self.knobs.pipeline_removed_s):
                     await woken
             except TimeoutError:
-                return None
+                break
+        return None
 
     def _wake(self, name: str) -> None:
         for woken in self._waiting_for_link.pop(name, []):
