@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -21,11 +22,16 @@ _TIMEOUT_S = 60
 _OTHERWISE = "or run the demo without BACKEND=docker"
 #: What the shell steps and the stand-in's agent use.
 _PROGRAMS = ("sh", "sleep", "mkdir", "mv", "cat")
-#: Parts of Python's library that no agent needs, and its tests.
-_LEFT_OUT = frozenset({
-    "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "site-packages",
-    "dist-packages", "distutils", "unittest", "sqlite3", "multiprocessing", "asyncio", "xml", "email",
-})  # fmt: skip
+#: Needed beside what the agent's own modules import: for its zip file, and for names of hosts.
+_MODULES = ("zipimport", "encodings.idna", "encodings.latin_1", "encodings.ascii")
+_NAME_MODULES = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for module in list(sys.modules.values()):
+    for file in {getattr(module, "__file__", None), getattr(module, "__cached__", None)} - {None}:
+        print(file)
+"""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: An engine may still be at work on a request whose sender is gone.
 _QUIET_LOOKS = 3
@@ -168,9 +174,9 @@ def _short(error: Exception) -> str:
 def _archive_of_this_machine(java: Path) -> bytes:
     """A root file system: Python with its library, a shell, and the libraries that they are linked with."""
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    library = Path(os.__file__).resolve().parent
     programs = {name: found for name in _PROGRAMS if (found := shutil.which(name))}
-    extensions = sorted((library / "lib-dynload").glob("*.so"))
+    modules = _modules(python, java.parent / "agent")
+    extensions = [path for path in modules if path.suffix == ".so"]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for folder in ("tmp", "etc", "root", "proc", "sys", "dev"):
@@ -184,10 +190,26 @@ def _archive_of_this_machine(java: Path) -> bytes:
             _add(tar, f"bin/{name}", Path(found).resolve())
         for linked in _libraries([python, *(Path(p).resolve() for p in programs.values()), *extensions]):
             _add(tar, linked.lstrip("/"), Path(linked).resolve())
-        for source in sorted(library.rglob("*")):
-            if source.is_file() and not _LEFT_OUT.intersection(source.relative_to(library).parts):
-                _add(tar, str(source).lstrip("/"), source)
+        for source in modules:
+            _add(tar, str(source).lstrip("/"), source)
     return packed.getvalue()
+
+
+def _modules(python: Path, agent: Path) -> list[Path]:
+    """The files of Python's library that the stand-in's agent needs; its start is quick, so it takes few."""
+    trees = [ast.parse(source.read_text()) for source in agent.glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    own = {source.stem for source in agent.glob("*.py")}
+    told = subprocess.run(
+        [str(python), "-I", "-S", "-c", _NAME_MODULES, *_MODULES, *sorted(imported - own)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return sorted({path for line in told.stdout.splitlines() if (path := Path(line)).is_file()})
 
 
 def _libraries(binaries: list[Path]) -> set[str]:

@@ -85,13 +85,11 @@ def print_phases(screen: Screen, stories: Mapping[str, Story]) -> None:
         for _, begin, ends in PHASES:
             took_s = story.phase_s(begin, ends)
             row.append(("-", Style.DIM) if took_s is None else (f"{took_s:.2f}", Style.PLAIN))
-        if any(one.reason for one in stories.values()):
-            row.append((story.reason, Style.ODD))
         rows.append(row)
-    head = ["agent", "build", *(phase for phase, _, _ in PHASES)]
-    if any(one.reason for one in stories.values()):
-        head.append("reason")
-    screen.table(head, rows, right=2)
+    screen.table(["agent", "build", *(phase for phase, _, _ in PHASES)], rows, right=2)
+    for story in stories.values():
+        if story.reason:
+            screen.line(f"  {story.name} never came up: {story.reason}", Style.ODD)
 
 
 def print_outcomes(screen: Screen, outcomes: Sequence[Outcome]) -> None:

@@ -15,23 +15,22 @@ import sys
 import time
 from pathlib import Path
 
+import docker
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "jenkins-test"))
 
-from demo.jobs import Job
-from demo.report import Left, Outcome
-from demo.screen import Screen, Style
+from demo.jobs import Job  # noqa: E402
+from demo.report import Left, Outcome  # noqa: E402
+from demo.screen import Screen, Style  # noqa: E402
 
-from provisioner.commands import demo as verb
-from provisioner.commands.main import FAILED, main
-
-pytestmark = pytest.mark.standin
+from provisioner.commands import demo as verb  # noqa: E402
+from provisioner.commands.main import FAILED, main  # noqa: E402
 
 _SEED = random.Random(20)
-#: From the interpreter's start to the end of the builds, on a machine that is not busy.
-MOMENTS = [round(_SEED.uniform(0.0, 7.0), 2) for _ in range(4)]
+#: One in each third of a run, on a machine that is not busy.
+MOMENTS = [round(begin + _SEED.uniform(0.0, 2.0), 2) for begin in (0.0, 2.0, 4.0)]
 PATIENCE_S = 120.0
 
 
@@ -138,36 +137,70 @@ def test_ended_by_sigterm_while_agents_run_it_leaves_nothing(tmp_path: Path) -> 
     nothing_is_left(tmp_path, output)
 
 
+def test_when_nobody_reads_any_more_it_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 1
+    nothing_is_left(tmp_path, first)
+
+
 def test_ctrl_c_on_a_terminal_ends_it_in_order(tmp_path: Path) -> None:
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        words = [sys.executable, "-m", "provisioner", "demo"]
-        os.execve(sys.executable, words, environment(tmp_path, TERM="xterm", COLUMNS="90"))
-    data, pressed = b"", False
+    terminal, its_end = pty.openpty()
+    # the first terminal that the leader of a session opens becomes the one whose Ctrl-C it gets
+    script = 'exec "$0" -m provisioner demo < "$TTY" > "$TTY" 2>&1'
+    process = subprocess.Popen(
+        ["sh", "-c", script, sys.executable],
+        cwd=ROOT,
+        env=environment(tmp_path, TERM="xterm", COLUMNS="90", TTY=os.ttyname(its_end)),
+        start_new_session=True,
+    )
+    data, pressed, ended = b"", False, False
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 1.0)[0]:
-            try:
-                piece = os.read(terminal, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            data += piece
-        if not pressed and b"in the queue:" in data:
-            os.write(terminal, b"\x03")
-            pressed = True
-    else:
-        os.kill(pid, signal.SIGTERM)
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
+    while not ended and time.monotonic() < deadline:
+        ended = process.poll() is not None
+        while select.select([terminal], [], [], 0.2)[0]:
+            data += os.read(terminal, 65536)
+            if not pressed and b"in the queue:" in data:
+                os.write(terminal, b"\x03")
+                pressed = True
+    if not ended:
+        process.terminate()
     output = data.decode()
+    assert process.wait(30) == 130, output
+    os.close(terminal)
+    os.close(its_end)
     assert pressed, output
-    assert os.waitstatus_to_exitcode(status) == 130, output
     assert "\x1b[32m" in output  # green
     assert "\x1b[K" in output  # the line that lives
     nothing_is_left(tmp_path, re.sub(r"\x1b\[[0-9;]*[mK]", "", output).replace("\r\n", "\n"))
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_with_containers_it_leaves_nothing_on_the_engine(tmp_path: Path, interrupted: bool) -> None:
+    process = start(tmp_path, BACKEND="docker")
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if interrupted and "connected after" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    output = "".join(seen) + finish(process)
+    assert process.returncode == (130 if interrupted else 0), output
+    demo = re.search(r"containers, volumes and networks of (demo-[0-9a-f]{8})", output)
+    assert demo, output
+    client = docker.APIClient(version="auto", timeout=30)
+    try:
+        own = {"label": f"jenkins-provisioner.owner={demo[1]}"}
+        assert client.containers(all=True, filters=own) == []
+        assert not client.volumes(filters=own)["Volumes"]
+        assert client.images(name="jenkins-provisioner-demo", filters=own) == []
+    finally:
+        client.close()
+    nothing_is_left(tmp_path, output)
 
 
 def test_without_an_engine_it_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
