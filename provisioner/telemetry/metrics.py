@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from provisioner import __version__
+from provisioner.model.agent import GONE, AgentState
 from provisioner.model.errors import Reason
 from provisioner.model.request import RequestState
 
@@ -16,6 +17,7 @@ _PREFIX = "jenkins_provisioner_"
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 _MODES = ("init", "script", "off")
 _ORPHAN_KINDS = ("node", "container", "volume", "network", "process", "folder")
+_LIVE_STATES = tuple(state.value for state in AgentState if state not in GONE)
 _PHASES = {
     "queue_to_request_seconds": "From the item becoming buildable to the node's registration.",
     "request_to_online_seconds": "From the node's registration to the agent being online.",
@@ -36,6 +38,7 @@ class Population:
     controllers_up: Mapping[str, bool]
     modes: Mapping[str, str]
     controller_requests: Mapping[str, Mapping[tuple[str, str], int]]  # controller → (op, code) → how many
+    places: Iterable[tuple[str, str, str]] = ()  # controller, provider, template that the configuration brings together
 
 
 class Metrics:
@@ -106,6 +109,9 @@ class Metrics:
 
     def _fill(self, now: Population) -> None:
         self._agents.clear()
+        for controller, provider, template in now.places:
+            for state in _LIVE_STATES:
+                self._agents.labels(controller, state, provider, template).set(0)
         controllers = tuple(now.controllers_up)
         for labels, count in Tally(now.agents).items():
             self._agents.labels(*labels).set(count)

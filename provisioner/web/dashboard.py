@@ -119,7 +119,7 @@ def _buttons(agent: Agent) -> Html | None:
     return el(
         "div",
         holds,
-        button("Delete when idle", "DELETE", path),
+        button("Delete if no build runs", "DELETE", path),
         button(
             "Delete now", "DELETE", f"{path}?now=true", ask=f"Delete {agent.name} with the build on it?", risky=True
         ),

@@ -28,6 +28,13 @@ def population(engine: Engine) -> Population:
         controllers_up={name: c.up for name, c in desk.controllers.items()},
         modes={name: c.port.info.mode.value for name, c in desk.controllers.items() if c.port.info},
         controller_requests={name: c.port.requests_made() for name, c in desk.controllers.items()},
+        places=[
+            (controller, provider, template.name)
+            for template in desk.settings.templates
+            for provider in template.providers
+            for controller in desk.controllers
+            if template.serves(controller)
+        ],
     )
 
 

@@ -75,7 +75,7 @@ def providers(view: View) -> Html:
         rows.append(
             el(
                 "tr",
-                el("td", handle.name),
+                el("td", handle.name, class_="nowrap"),
                 el("td", handle.kind, class_="soft"),
                 el("td", badge(state), " ", el("span", why, class_="soft")),
                 el("td", capacity_bar(used, handle.max_agents)),
