@@ -27,8 +27,8 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--image",
-        help="backend docker: image for the agents, with Python 3 and a shell; default: $DEMO_IMAGE, then "
-        "one made from this machine's own",
+        help="backend docker: image for the agents, with a shell and Python 3 (Java 17 for a real controller); "
+        "default: $DEMO_IMAGE, then one made from this machine's own",
     )
     parser.set_defaults(run=run)
 
