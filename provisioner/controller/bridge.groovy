@@ -63,6 +63,8 @@ import java.util.concurrent.atomic.AtomicInteger
 import java.util.concurrent.atomic.AtomicLong
 import java.util.logging.Level
 import java.util.logging.Logger
+import java.util.regex.Matcher
+import java.util.regex.Pattern
 import jenkins.model.Jenkins
 import jenkins.model.NodeListener
 import org.kohsuke.stapler.StaplerRequest
@@ -235,6 +237,7 @@ class ProvisionerBridgeAgent {
     volatile boolean barred
     volatile long runningId = -1L
     volatile String buildUrl
+    volatile String task  // the URL of what it was made for
     volatile long registeredMs
     volatile long onlineMs
     volatile long startedMs
@@ -267,7 +270,7 @@ class ProvisionerBridgeAgent {
     Map<String, Object> export() {
         Map<String, Object> state = new HashMap<String, Object>()
         state.putAll([name: name, owner: owner, queueId: queueId, sinceMs: sinceMs, started: started,
-                      finished: finished, barred: barred, runningId: runningId, buildUrl: buildUrl,
+                      finished: finished, barred: barred, runningId: runningId, buildUrl: buildUrl, task: task,
                       registeredMs: registeredMs, onlineMs: onlineMs, startedMs: startedMs,
                       labels: new ArrayList<String>(labelNames), lines: console.isPipeline() ? [] : console.drain()])
         return state
@@ -282,6 +285,7 @@ class ProvisionerBridgeAgent {
         agent.barred = (Boolean) state.get('barred')
         agent.runningId = (Long) state.get('runningId')
         agent.buildUrl = (String) state.get('buildUrl')
+        agent.task = (String) state.get('task')
         agent.registeredMs = (Long) state.get('registeredMs')
         agent.onlineMs = (Long) state.get('onlineMs')
         agent.startedMs = (Long) state.get('startedMs')
@@ -768,6 +772,7 @@ class ProvisionerBridge {
             console.take(agent.console)
             agent.console = console
         }
+        if (request.get('task') instanceof String) agent.task = (String) request.get('task')
         agent.sinceMs = ((Number) request.get('since_ms')).longValue()
         agent.queueId = ((Number) request.get('id')).longValue()
     }
@@ -1069,10 +1074,31 @@ class ProvisionerBridge {
                 buildUrl = buildUrlOf(executor, unit)
             }
         }
+        if (agent != null && agent.started && !agent.finished && !busy && isOver(agent.task)) {
+            agent.finished = true  // while no bridge was there to see it
+            emit('finished', agent.owner, [node: agent.name, queue_id: agent.queueId, failed: false] as Map<String, Object>, null)
+        }
         return [name: node.getNodeName(), online: computer != null && computer.isOnline(), busy: busy,
                 accepting: computer != null && computer.isAcceptingTasks(), started: agent != null && agent.started,
                 finished: agent != null && agent.finished, queue_id: queueId, build_url: buildUrl,
                 offline_cause: cause == null ? null : cause.toString(), known: agent != null] as Map<String, Object>
+    }
+
+    /**
+     * Whether the build that a node had taken has ended, when none of its executors is busy. Only a Pipeline goes on
+     * without one: until its run is complete the body may come back after a restart of the controller.
+     */
+    private static boolean isOver(String task) {
+        if (task == null) return false
+        Matcher run = Pattern.compile('((?:job/[^/]+/)+)(\\d{1,9})/').matcher(task)
+        if (!run.matches()) return true
+        List<String> names = []
+        for (String part : run.group(1).split('(^|/)job/')) {
+            if (!part.isEmpty()) names.add(URLDecoder.decode(part.replace('/', '').replace('+', '%2B'), 'UTF-8'))
+        }
+        Item job = Jenkins.get().getItemByFullName(names.join('/'))
+        Run<?, ?> build = job instanceof Job ? ((Job) job).getBuildByNumber(Integer.parseInt(run.group(2))) : null
+        return build == null || !build.isBuilding()
     }
 
     private static String buildUrlOf(Executor executor, WorkUnit unit) {

@@ -161,6 +161,16 @@ class Rig:
             await asyncio.sleep(0.1)
         raise AssertionError(f"the console of {job} {number} does not show {what!r}:\n{console}")
 
+    async def node_finishes(self, name: str, *, within_s: float = 20.0) -> None:
+        """A snapshot tells that the node's build is over, whether or not there was a bridge to see it end."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while asyncio.get_running_loop().time() < deadline:
+            nodes = {node.name: node for node in (await self.client.hello()).snapshot.nodes}
+            if nodes[name].finished:
+                return
+            await asyncio.sleep(0.2)
+        raise AssertionError(f"node {name} is not told as finished: {nodes[name]}")
+
     async def build_ends(self, job: str, number: int = 1) -> dict[str, Any]:
         build: dict[str, Any] = await asyncio.to_thread(self.jenkins.wait_build, job, number)
         return build

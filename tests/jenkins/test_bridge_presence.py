@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -163,7 +164,33 @@ async def test_a_bridge_that_forgot_a_node_takes_it_up_again(rig: Rig, jenkins_t
     assert not await rig.client.adopt(missing)
 
 
-async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(rig: Rig, jenkins_tools: ModuleType) -> None:
+@pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
+async def test_a_build_that_ended_while_no_bridge_was_there_is_told_as_finished(
+    rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str
+) -> None:
+    job, go = f"unseen-{kind}-{rig.owner}", tmp_path / "go"
+    shell = f"until [ -e '{go}' ]; do sleep 0.2; done"
+    xml = {
+        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven"),
+        "pipeline": jenkins_tools.pipeline_xml(f'node("maven") {{ sh """{shell}""" }}'),
+    }[kind]
+    rig.jenkins.create_job(job, xml)
+    rig.jenkins.queue_build(job)
+    order = rig.order(await rig.item(job))
+    await rig.launch(order)
+    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    await rig.client.uninstall()
+    go.touch()
+    assert (await rig.build_ends(job))["result"] == "SUCCESS"
+    await rig.client.install()
+    assert await rig.client.adopt(replace(order, started=True))
+    await rig.node_finishes(order.name)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(
+    rig: Rig, jenkins_tools: ModuleType, end: str
+) -> None:
     job, waiting = f"resumed-{rig.owner}", f"waiting-{rig.owner}"
     rig.jenkins.create_job(job, jenkins_tools.pipeline_xml("node('maven') { sh 'sleep 8; echo on $NODE_NAME' }"))
     rig.jenkins.create_job(waiting, jenkins_tools.freestyle_xml("true", label="maven"))
@@ -176,28 +203,21 @@ async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(rig: Rig, 
     waits = await rig.item(waiting)
     await rig.close()
 
-    await asyncio.to_thread(rig.jenkins.restart)
+    await asyncio.to_thread(getattr(rig.jenkins, end))
+    await asyncio.to_thread(rig.jenkins.start)
     again = Rig(rig.jenkins, rig.agents, owner=rig.owner)
     try:
         await again.open()
         hello = await again.client.hello()
         assert [node.name for node in hello.snapshot.nodes] == [order.name]
-        assert waits.key in [item.key for item in hello.snapshot.items]  # a clean restart keeps id, entry and task
-        adopted = again.order(None)
-        assert await again.client.adopt(
-            type(order)(
-                name=order.name,
-                owner=order.owner,
-                labels=order.labels,
-                remote_fs=adopted.remote_fs,
-                request=order.request,
-                started=True,
-            )
-        )
+        if end == "stop":  # a clean end keeps id, entry and task; after a kill ids come again
+            assert waits.key in [item.key for item in hello.snapshot.items]
+        assert await again.client.adopt(replace(order, started=True))
         assert (await again.build_ends(job))["result"] == "SUCCESS"
         assert f"on {order.name}" in rig.jenkins.console(job)
-        await again.until(BuildFinished, lambda o: o.name == order.name)
-        assert waits.key.queue_id in [item["id"] for item in rig.jenkins.queue_items()]
+        await again.node_finishes(order.name)
+        assert rig.jenkins.build(waiting, 1) is None  # nothing else was let onto the agent
+        await again.client.log(order.name, None, ["after the restart"])
         await again.client.remove(order.name)
     finally:
         await again.close()
