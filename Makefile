@@ -31,11 +31,11 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python tools/run_tests.py
 
+# All four always run; each failure is seen at once.
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	@failed=; for check in 'ruff check' 'ruff format --check' mypy 'lint-imports --no-cache'; do \
+		echo "== $$check"; $(BIN)/$$check || failed="$$failed, $$check"; done; \
+	[ -z "$$failed" ] || { echo "lint failed: $${failed#, }"; exit 1; }
 
 format: $(READY)
 	$(BIN)/ruff check --fix --select I .

@@ -128,7 +128,7 @@ def main() -> None:
     if not _works(python):
         print(f"making {venv.name}", flush=True)
         _create(venv)
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-build-isolation"]
+    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-build-isolation"]
     if os.geteuid() == 0:
         pip.append("--root-user-action=ignore")
     for lock in LOCKS:
