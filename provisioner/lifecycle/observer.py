@@ -172,7 +172,11 @@ class Observer:
             over = self._desk.clock.monotonic() > facts.resume_until
             if resumes or not (over or task.agent.kind is ItemKind.FREESTYLE):
                 return
-        elif seen.info.mode is not BridgeMode.OFF and view.started_once:
+        elif seen.info.mode is BridgeMode.OFF:
+            # Until the node is barred a second build may slip onto it between two looks.
+            facts.finished = not view.accepting
+            return
+        elif view.started_once:
             return  # the bridge will say when it is finished
         facts.idle_passes += 1
         if facts.idle_passes >= _PASSES:
@@ -196,33 +200,46 @@ class Observer:
         task = self._desk.agents.get(name)
         if task is None:
             return
-        first = not task.facts.started
         task.facts.started = True
         task.facts.build_url = task.facts.build_url or build_url
         task.facts.touch()
-        if not first:
-            return
-        own = self._desk.book.get(task.agent.request)
-        if queue_id is not None and (task.agent.request is None or task.agent.request.queue_id != queue_id):
-            self._stolen(task, queue_id)
-        elif own is not None:
-            self._desk.book.gone(own.item.key)
+        taken = self._taken(task, queue_id, build_url)
+        if taken == task.agent.request and taken is not None:
+            self._desk.book.gone(taken)
+        elif taken is not None:
+            self._stolen(task, taken)
 
-    def _stolen(self, task: AgentTask, queue_id: int) -> None:
+    def _taken(self, task: AgentTask, queue_id: int | None, build_url: str | None) -> RequestKey | None:
+        """Which request an agent's node runs; None if it cannot be told (yet)."""
+        own = task.agent.request
+        if queue_id is not None:
+            if own is not None and own.queue_id == queue_id:
+                return own
+            other = self._desk.book.find(self._me.name, queue_id)
+            return other.item.key if other else None
+        if build_url is not None:
+            # a Pipeline's executor tells no queue id, but the task of its items is the run
+            if own is not None and own.task == build_url:
+                return own
+            here = (r.item.key for r in self._desk.book if r.item.key.controller == self._me.name)
+            return next((key for key in here if key.task == build_url), None)
+        info = self._me.port.info
+        return own if info is not None and info.mode is not BridgeMode.OFF else None
+
+    def _stolen(self, task: AgentTask, taken: RequestKey) -> None:
         """Without the bridge another build of the same label may take a node: the two agents swap builds."""
-        other = self._desk.book.find(self._me.name, queue_id)
-        if other is None:
-            return
-        log.warning("agent.took_another_build", agent=task.agent.name, queue_id=queue_id)
+        log.warning("agent.took_another_build", agent=task.agent.name, request=str(taken))
         own = self._desk.book.get(task.agent.request)
-        twin = self._desk.agents.get(other.agent or "")
-        self._desk.book.gone(other.item.key)
-        self._desk.rekey(task, other.item.key)
+        twin = self._desk.by_request.get(taken)
+        self._desk.book.gone(taken)
+        self._desk.rekey(task, taken)
         if own is not None:
             if twin is not None:
                 self._desk.rekey(twin, own.item.key)
             self._desk.book.handed_over(own, twin.agent.name if twin else None)
             self._desk.plan_again.set()
+        elif twin is not None and twin is not task:
+            twin.want_gone(None, f"its build was taken by {task.agent.name}")
 
     def _left(self, seen: ItemLeft) -> None:
         request = self._desk.book.find(self._me.name, seen.queue_id)
@@ -260,8 +277,8 @@ class Observer:
             agent.want_gone(Reason.CANCELLED, "its queue item was cancelled")
         elif fate.node not in (None, agent.agent.name):
             agent.want_gone(None, f"its build was taken by {fate.node or 'the built-in node'}")
-        elif fate.node == agent.agent.name and fate.building is False:
-            agent.facts.started = agent.facts.finished = True
+        elif fate.node == agent.agent.name:
+            agent.facts.started = True  # so short that no look saw it; the next one shows whether it is over
             agent.facts.touch()
         else:
             self._desk.errand(self._expect_start(agent), name=f"expect {agent.agent.name}")

@@ -90,7 +90,12 @@ class FakeController:
         del self.items[taken.key.queue_id]
         url = f"{taken.key.task}1/"
         node.view = replace(
-            node.view, busy=True, started_once=True, queue_id=taken.key.queue_id, build_url=url, accepting=False
+            node.view,
+            busy=True,
+            started_once=self.mode is not BridgeMode.OFF,
+            queue_id=taken.key.queue_id,
+            build_url=url,
+            accepting=self.mode is BridgeMode.OFF,
         )
         self.fates[taken.key] = FateOf(fate=Fate.STARTED, build_url=url, building=True, node=name)
         self._left(taken, cancelled=False, node=name)
@@ -99,7 +104,12 @@ class FakeController:
 
     def finish_build(self, name: str) -> None:
         node = self.nodes[name]
-        node.view = replace(node.view, busy=False, finished=True)
+        node.view = replace(
+            node.view, busy=False, finished=self.mode is not BridgeMode.OFF, queue_id=None, build_url=None
+        )
+        if self.mode is BridgeMode.OFF:
+            self.show()  # nothing but the next poll tells
+            return
         self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id))
 
     def take_elsewhere(self, item: QueueItem, node: str = "static") -> None:
@@ -145,7 +155,12 @@ class FakeController:
     async def watch(self) -> AsyncIterator[Observation]:
         self.show()
         while True:
-            yield await self._seen.get()
+            try:
+                async with asyncio.timeout(0.05 if self.mode is BridgeMode.OFF else None):
+                    seen = await self._seen.get()
+            except TimeoutError:
+                seen = Unreachable(message=self.down) if self.down else self._snapshot()  # the poll's pace
+            yield seen
 
     async def snapshot(self) -> Snapshot:
         self._check("snapshot")
@@ -182,7 +197,9 @@ class FakeController:
     async def bar(self, name: str) -> None:
         self._check("bar")
         if name in self.nodes:
-            self.nodes[name].barred = True
+            node = self.nodes[name]
+            node.barred = True
+            node.view = replace(node.view, accepting=False)
 
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         self._check("fail")

@@ -186,12 +186,30 @@ async def test_without_the_bridge_the_node_is_barred_when_its_build_is_seen(
     house.controller.connect(name)
     house.controller.start_build(name)
     await house.until(lambda: house.controller.nodes[name].barred)
-    node = house.controller.nodes[name]
-    from dataclasses import replace
+    house.controller.finish_build(name)
+    await house.until(house.nothing_left)
 
-    node.view = replace(node.view, busy=False, finished=False, started_once=False)
+
+async def test_without_the_bridge_a_second_build_that_slipped_in_keeps_its_agent(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(FakeController(mode=BridgeMode.OFF))
+    one = house.controller.queue(job="one")
+    name = await house.agent()
+    house.controller.refuse["bar"] = ControllerError("busy", retryable=True)
+    house.controller.connect(name)
+    house.controller.start_build(name, one)
+    await house.until(lambda: state(house, name) is AgentState.RUNNING)
+    house.controller.finish_build(name)
+    two = house.controller.queue(job="two")
+    second = await house.agent(besides={name})
+    house.controller.start_build(name, two)
+    house.controller.refuse.clear()
     house.controller.show()
-    house.controller.show()
+    await house.until(lambda: house.controller.nodes[name].barred)
+    await house.until(lambda: second not in house.desk.agents)
+    assert state(house, name) is AgentState.RUNNING
+    house.controller.finish_build(name)
     await house.until(house.nothing_left)
 
 
