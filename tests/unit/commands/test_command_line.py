@@ -81,7 +81,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_a_configuration(verb: str) -> None:
-    args = parser({verb: VERBS[verb]}).parse_args([verb, "-c", "x.yaml"])
+    needs_a_name = verb in ("explain", "logs", "hold", "release", "delete", "drain", "resume")
+    words = [verb, "-c", "x.yaml", *(["NAME"] if needs_a_name else [])]
+    args = parser({verb: VERBS[verb]}).parse_args(words)
     assert args.config == "x.yaml"
     assert callable(args.run)
 
