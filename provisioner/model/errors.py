@@ -54,7 +54,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.PULL_TIMEOUT: "Raise `timeouts.pull`, or pull the image on the provider's host once.",
     Reason.BUILD_FAILED: "Mend the Dockerfile; the lines above are the end of its build.",
     Reason.OVERRIDE_REFUSED: "Ask for a value that the template's `overrides` allow.",
-    Reason.CREATE_REJECTED: "The engine refused these settings; mend the template's resources, volumes or network.",
+    Reason.CREATE_REJECTED: "The provider cannot start an instance like this; mend what the sentence above names.",
     Reason.AGENT_EXITED: "Look at the instance's last lines; the image needs Java and a way to `agent_url`.",
     Reason.AGENT_LOST: "Look at the instance's last lines and at the provider's host.",
     Reason.OUT_OF_MEMORY: "Raise `resources.memory`, or let the build use less.",
