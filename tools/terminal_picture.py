@@ -14,6 +14,8 @@ from html import escape
 from pathlib import Path
 
 COLOURS = {"31": "#f47067", "32": "#57ab5a", "33": "#c69026", "36": "#39c5cf", "2": "#768390", "1": "#ffffff"}
+#: spaces fall together in SVG text
+NBSP = "\u00a0"
 PLAIN = "#cdd9e5"
 WIDTH, HEIGHT, PAD = 7.85, 17, 14
 _STYLE = re.compile(r"\x1b\[([0-9;]*)m")
@@ -45,7 +47,7 @@ def spans(line: str) -> str:
     for match in [*_STYLE.finditer(line), None]:
         text = line[at : match.start() if match else len(line)]
         if text:
-            parts.append(f'<tspan fill="{colour}">{escape(text)}</tspan>')
+            parts.append(f'<tspan fill="{colour}">{escape(text).replace(" ", NBSP)}</tspan>')
         if match is None:
             break
         codes = [code for code in match[1].split(";") if code in COLOURS]
@@ -64,8 +66,8 @@ def picture(lines: list[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#22272e"/>\n'
-        f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="13" '
-        f'xml:space="preserve">\n{rows}\n</g>\n</svg>\n'
+        f'<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="13">'
+        f"\n{rows}\n</g>\n</svg>\n"
     )
 
 
