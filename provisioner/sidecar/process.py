@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from provisioner import __version__
-from provisioner.config import Settings, load
+from provisioner.config import Settings, config_path, load
 from provisioner.lifecycle.clock import SystemClock
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
@@ -109,4 +109,4 @@ class Sidecar:
         except ConfigError as error:
             log.error("config.refused", problem=error.message, next="the old configuration stays in force")
             return
-        log.info("config.reloaded", file=str(self._config))
+        log.info("config.reloaded", file=str(config_path(self._config)))
