@@ -160,14 +160,16 @@ class Operations:
             if error.code == 404:
                 return  # it has no node yet
             raise Refused(
-                f"whether a build runs on {name} cannot be told: {error.message}; delete it with --now in any case",
+                f"whether a build runs on {name} cannot be told: {error.message}; delete it with --now (over HTTP now=true) in any case",
             ) from error
         if busy:
-            raise Refused(f"a build runs on {name}; wait for its end, or delete it with --now")
+            raise Refused(f"a build runs on {name}; wait for its end, or delete it with --now (over HTTP now=true)")
 
     def _refuse_running(self, task: AgentTask) -> None:
         if task.agent.state in _BUILD_RUNS or (task.facts.started and not task.facts.finished):
-            raise Refused(f"a build runs on {task.agent.name}; wait for its end, or delete it with --now")
+            raise Refused(
+                f"a build runs on {task.agent.name}; wait for its end, or delete it with --now (over HTTP now=true)"
+            )
 
     def _live(self, name: str, wish: str) -> AgentTask:
         agent = self.agent(name)
@@ -194,7 +196,9 @@ class Operations:
         self._set_drained(self.provider(name), drained=True)
 
     def resume(self, name: str) -> None:
-        """Place at a provider again. Idempotent."""
+        """Place at a provider again, also where launches failed. Idempotent."""
+        self._desk.breakers.forget(self.provider(name).name)
+        self._desk.plan_again.set()
         self._set_drained(self.provider(name), drained=False)
 
     def _set_drained(self, provider: ProviderHandle, *, drained: bool) -> None:
