@@ -42,6 +42,9 @@ class Order:
     remote_fs: str
     files: tuple[SecretFile, ...] = ()
     agent_jar: bytes = field(default=b"", repr=False)  # the controller's own agent.jar
+    jars_at: str = ""  # the folder where the agent keeps jars that it fetches, each named by its checksum
+    jars_of: str = ""  # whose they are: agents with the same word fetch the same
+    java: str = "image"  # image | injected: the backend brings a Java of its own
     run_as: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     pull: str = "missing"  # missing | always | never

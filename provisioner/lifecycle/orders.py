@@ -10,6 +10,7 @@ from provisioner.controller.port import Launcher, NodeOrder
 from provisioner.model.agent import Agent
 from provisioner.model.queue import QueueItem
 from provisioner.transports import agent_command
+from provisioner.transports.java import JAR_CACHE
 
 
 def node_order(
@@ -46,6 +47,9 @@ def instance_order(
         remote_fs=template.remote_fs,
         files=(SecretFile(name="secret", content=secret.encode()),),
         agent_jar=agent_jar,
+        jars_at=f"{template.remote_fs}/{JAR_CACHE}",
+        jars_of=agent_url,
+        java=template.java.value,
         run_as=template.run_as,
         env=dict(template.env),
         pull=template.pull,

@@ -12,6 +12,10 @@ FLAGS = (
 )
 
 
+#: Where below its work folder the agent keeps the jars that it fetches from the controller.
+JAR_CACHE = "remoting/jarCache"
+
+
 def inbound(*, agent_url: str, name: str) -> tuple[str, ...]:
     """The part of the command that every inbound agent has.
 

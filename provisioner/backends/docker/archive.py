@@ -18,9 +18,12 @@ class Archive:
         self._buffer = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._buffer, mode="w")  # noqa: SIM115  (closed by `content`)
 
-    def file(self, path: str, content: bytes, *, uid: int, mode: int) -> None:
-        """Add a file; missing folders above it are made by the engine, for root."""
+    def file(self, path: str, content: bytes, *, uid: int, gid: int = 0, mode: int, mtime: int | None = None) -> None:
+        """Add a file, dated `mtime` or now; missing folders above it are made by the engine, for root."""
         entry = self._entry(path, uid, mode)
+        entry.gid = gid
+        if mtime is not None:
+            entry.mtime = mtime
         entry.size = len(content)
         self._tar.addfile(entry, io.BytesIO(content))
 

@@ -17,6 +17,7 @@ from provisioner.backends.docker import reading, removal
 from provisioner.backends.docker.container import limits_text
 from provisioner.backends.docker.engine import Engine, RefusedError, Tls, name
 from provisioner.backends.docker.faults import read_error
+from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
 from provisioner.backends.docker.watching import ends
@@ -69,9 +70,11 @@ class DockerBackend:
             registries=dict(registries or {}),
             check=self._turns.check,
         )
+        self._fetched = FetchedJars(self._engine)
         self._launching = Launching(
             engine=self._engine,
             images=self._images,
+            fetched=self._fetched,
             check=self._turns.check,
             java=java,
             network=network,
@@ -155,7 +158,11 @@ class DockerBackend:
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """Kill and remove the container, its anonymous volumes and its secret volume."""
         await self._turns.stopping(agent, patience_s=self._timeout_s)
-        await self._in(self._stops, removal.remove_agent, self._engine, agent, ids)
+        await self._in(self._stops, self._stop, agent, ids)
+
+    def _stop(self, agent: str, ids: Mapping[str, str]) -> None:
+        self._fetched.look(agent, ids.get("container"))
+        removal.remove_agent(self._engine, agent, ids)
 
     async def status(self, agent: str, ids: Mapping[str, str]) -> Status:
         """What the container does now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -255,6 +256,25 @@ class Engine:
         finally:
             response.close()
         return kept
+
+    def start_of(self, path: str, *, query: Mapping[str, str], most_bytes: int, timeout_s: float) -> bytes:
+        """The start of an answer that may be of any size; errors as for `call`, and when it takes too long in all."""
+        deadline = time.monotonic() + timeout_s
+        response = self._request("GET", path, query, None, None, {}, self._patience_s(timeout_s), stream=True)
+        pieces: list[bytes] = []
+        try:
+            for piece in response.iter_content(chunk_size=1 << 20):
+                pieces.append(piece)
+                most_bytes -= len(piece)
+                if most_bytes <= 0:
+                    break
+                if time.monotonic() > deadline:
+                    raise _unreachable(self.endpoint, TimeoutError(f"not done within {timeout_s:.0f} s"))
+        except (requests.RequestException, OSError) as error:
+            raise _unreachable(self.endpoint, error) from error
+        finally:
+            response.close()
+        return b"".join(pieces)
 
     def _patience_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)

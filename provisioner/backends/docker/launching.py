@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
 from provisioner.backends.docker.archive import Archive, first_file
 from provisioner.backends.docker.container import SECRETS_AT, body, caches
 from provisioner.backends.docker.engine import Engine, RefusedError, name
 from provisioner.backends.docker.faults import start_error
+from provisioner.backends.docker.fetched import GIVEN_MTIME, FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.jar import JarVolumes
 from provisioner.backends.docker.removal import remove_agent, remove_container
@@ -33,6 +35,7 @@ class Launching:
     Args:
         engine: where.
         images: what is known of its images.
+        fetched: jars that earlier agents fetched.
         check: raises if the agent was stopped; asked after each change, so that a stop always wins.
         java: the Java program in the images.
         network: what containers join.
@@ -44,6 +47,7 @@ class Launching:
         *,
         engine: Engine,
         images: Images,
+        fetched: FetchedJars,
         check: Callable[[str], None],
         java: str,
         network: str | None,
@@ -51,6 +55,7 @@ class Launching:
     ) -> None:
         self._engine = engine
         self._images = images
+        self._fetched = fetched
         self._check = check
         self._java = java
         self._network = network
@@ -139,7 +144,26 @@ class Launching:
             archive.file(f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=0o444 if uid is None else 0o400)
         for folder in (*(cache.at for cache in caches(order)), order.remote_fs):
             archive.folder(folder, uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
+        self._give_jars(archive, order, uid, gid)
         return archive.content()
+
+    def _give_jars(self, archive: Archive, order: Order, uid: int | None, gid: int) -> None:
+        """Put in what earlier agents fetched, in folders in which the agent can put more."""
+        jars = self._fetched.given(order)
+        below = order.jars_at.removeprefix(order.remote_fs).strip("/")
+        folders = [str(parent) for parent in reversed(PurePosixPath(below, "x").parents)][1:]
+        folders += sorted({f"{below}/{path.partition('/')[0]}" for path in jars})
+        for folder in folders if jars else ():
+            archive.folder(f"{order.remote_fs}/{folder}", uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
+        for path, content in jars.items():
+            archive.file(
+                f"{order.jars_at}/{path}",
+                content,
+                uid=uid or 0,
+                gid=gid,
+                mode=0o666 if uid is None else 0o644,
+                mtime=GIVEN_MTIME,
+            )
 
     def _image_user(self, order: Order) -> str:
         known = self._images.known(order.image or "")
