@@ -160,7 +160,8 @@ class Operations:
             if error.code == 404:
                 return  # it has no node yet
             raise Refused(
-                f"whether a build runs on {name} cannot be told: {error.message}; delete it with --now (over HTTP now=true) in any case",
+                f"whether a build runs on {name} cannot be told: {error.message}; delete it with --now "
+                "(over HTTP now=true) in any case",
             ) from error
         if busy:
             raise Refused(f"a build runs on {name}; wait for its end, or delete it with --now (over HTTP now=true)")
