@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -91,6 +91,7 @@ def explain(
     tally: Tally,
     agent: str | None = None,
     also: Iterable[str] = (),
+    failed_at: Sequence[str] = (),
 ) -> Explanation:
     """Explain one item, or one label expression, as things stand.
 
@@ -101,8 +102,9 @@ def explain(
         tally: the agents that hold a slot.
         agent: the agent that serves it already, if there is one.
         also: what else keeps it waiting, a sentence each: a pause after a failed launch, the sidecar stopping.
+        failed_at: providers at which a launch for it failed, latest last.
     """
-    answers = tuple(_answers(routing, plant, tally, agent, tuple(also)))
+    answers = tuple(_answers(routing, plant, tally, agent, tuple(also), failed_at))
     winner = routing.winner
     serving = next((answer for answer in answers if winner is not None and answer.template == winner.template), None)
     return Explanation(
@@ -117,7 +119,12 @@ def explain(
 
 
 def _answers(
-    routing: Routing, plant: Plant, tally: Tally, agent: str | None, also: tuple[str, ...]
+    routing: Routing,
+    plant: Plant,
+    tally: Tally,
+    agent: str | None,
+    also: tuple[str, ...],
+    failed_at: Sequence[str],
 ) -> Iterator[TemplateAnswer]:
     winner = routing.winner
     for answer in routing.answers:
@@ -130,7 +137,7 @@ def _answers(
             case Match() if agent is not None:
                 yield _answer(answer, Verdict.YES, (f"agent {agent} serves it already",))
             case Match():
-                room = room_for(answer.template, plant, tally)
+                room = room_for(answer.template, plant, tally, failed_at)
                 reasons = (*also, *room.reasons)
                 if reasons:
                     yield _answer(answer, Verdict.WAIT, reasons)

@@ -4,7 +4,8 @@ The rules:
 
 - Only the winning template of a request serves it. Where that one has no room the request waits,
   even if a template of lower priority has: the choice of template never depends on the load.
-- A template's providers are tried in order; the next one takes the overflow.
+- A template's providers are tried in order; the next one takes the overflow. Those at which a launch for
+  the same request failed come last.
 - No cap is ever exceeded: per provider, per template, `limits.agents`, `limits.launching`. An agent counts
   until it is gone, and one that is placed here counts at once.
 - Within a template, in the order of the queue.
@@ -33,6 +34,7 @@ class Asked:
 
     key: RequestKey
     routing: Routing
+    failed_at: tuple[str, ...] = ()  # providers at which a launch for it failed, latest last: others go first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +107,7 @@ def place(
     heapify(turns)
     while turns:
         _, _, position, template = heappop(turns)
-        provider = room_for(template, plant, tally).provider
+        provider = room_for(template, plant, tally, queue[position].failed_at).provider
         if provider is None:
             blocked.append(template)  # for good: slots are only taken here, never given back
             continue

@@ -90,6 +90,7 @@ class ProviderState(StrEnum):
     DRAINING = "draining"  # an operator said so
     COOLING_DOWN = "cooling_down"  # launches failed there; left alone for a while
     UNREACHABLE = "unreachable"  # it does not answer
+    PROBING = "probing"  # one launch at a time, to see whether it works again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +149,7 @@ class Tally:
     launching: int = 0
     by_template: Counter[str] = field(default_factory=Counter)
     by_provider: Counter[str] = field(default_factory=Counter)
+    launching_by_pair: Counter[tuple[str, str]] = field(default_factory=Counter)  # (provider, template)
 
     @classmethod
     def of(cls, agents: Iterable[CountedAgent]) -> Tally:
@@ -164,6 +166,7 @@ class Tally:
         self.launching += launching
         self.by_template[template] += 1
         self.by_provider[provider] += 1
+        self.launching_by_pair[(provider, template)] += launching
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,14 +177,21 @@ class Room:
     reasons: tuple[str, ...] = ()  # a sentence each; none where there is a provider
 
 
-def room_for(template: str, plant: Plant, tally: Tally) -> Room:
-    """Look for room for one agent more of the template."""
+def room_for(template: str, plant: Plant, tally: Tally, failed_at: Sequence[str] = ()) -> Room:
+    """Look for room for one agent more of the template.
+
+    Args:
+        template: its name.
+        plant: what may be used.
+        tally: what is used.
+        failed_at: providers at which a launch for the same request failed, latest last; they are asked last.
+    """
     caps = plant.templates.get(template)
     if caps is None:
         return Room(provider=None, reasons=(f"template {template} is no longer configured",))
     blocked = tuple(_shared(caps, plant, tally))
     closed = []
-    for provider in caps.providers:
+    for provider in sorted(caps.providers, key=lambda name: failed_at.index(name) if name in failed_at else -1):
         reason = _closed(provider, template, plant, tally)
         if reason is None:
             # where a cap above it is reached, providers without room do not matter: this one has some
@@ -209,7 +219,8 @@ def _closed(name: str, template: str, plant: Plant, tally: Tally) -> str | None:
     if condition.state is not ProviderState.OPEN:
         return f"provider {name} is {condition}"
     condition = plant.pair_conditions.get((name, template), _OPEN)
-    if condition.state is not ProviderState.OPEN:
+    probed = condition.state is ProviderState.PROBING and tally.launching_by_pair[(name, template)] == 0
+    if condition.state is not ProviderState.OPEN and not probed:
         return f"provider {name} is, for template {template}, {condition}"
     have = tally.by_provider[name]
     if provider.max_agents is not None and have >= provider.max_agents:

@@ -67,11 +67,21 @@ def _providers(body: _Body) -> None:
             p["backend"],
             str(p["state"]).replace("_", " "),
             f"{p['agents']}/{p['max_agents']}",
-            p["reason"] or p.get("ping"),
+            _says(p),
         )
         for p in rows_of(body, "providers")
     ]
     print_table(("PROVIDER", "BACKEND", "STATE", "AGENTS", "SAYS"), rows, nothing="no providers")
+
+
+def _says(provider: _Body) -> object:
+    paused = [
+        f"template {row['template']} is {str(row['state']).replace('_', ' ')}" + (f" until {until}" if until else "")
+        for row in rows_of(provider, "templates_paused")
+        for until in [row["until"]]
+    ]
+    own = str(provider["reason"] or provider.get("ping") or "")
+    return "; ".join([*([own] if own else []), *paused])
 
 
 def _templates(body: _Body) -> None:

@@ -12,6 +12,7 @@ import structlog
 from provisioner.config import Settings
 from provisioner.controller.port import Controller
 from provisioner.lifecycle.agent_task import AgentTask
+from provisioner.lifecycle.breakers import Breakers
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
@@ -51,9 +52,17 @@ class Desk:
     agents: dict[str, AgentTask] = field(default_factory=dict)
     by_request: dict[RequestKey, AgentTask] = field(default_factory=dict)
     book: RequestBook
+    breakers: Breakers = field(init=False)
     plan_again: asyncio.Event = field(default_factory=asyncio.Event)
     ticks: dict[str, float] = field(default_factory=dict)  # last turn of each loop, monotonic
     _errands: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.breakers = Breakers(self.store, self.clock, self.versions())
+
+    def versions(self) -> dict[str, str]:
+        """Each template's version, by its name."""
+        return {template.name: template.version for template in self.settings.templates}
 
     @property
     def busy_strangers(self) -> frozenset[str]:

@@ -34,6 +34,7 @@ class Failing:
         """An agent failed before its build began; its teardown goes on by itself."""
         self._desk.metrics.launch(agent.controller, agent.template, error.reason)
         self._desk.metrics.error(error.reason)
+        self._desk.breakers.failed(agent, error)
         log.warning("launch.failed", agent=agent.name, reason=error.reason.value, problem=error.message)
         task = self._desk.agents.get(agent.name)
         lines = task.log.take() if task else []

@@ -90,6 +90,7 @@ class Outlook:
             tally=self.tally(),
             agent=request.agent if request else None,
             also=tuple(self._pauses(item, request)),
+            failed_at=request.failed_at if request else (),
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
@@ -133,4 +134,3 @@ class Outlook:
         if self._routed is None or self._routed[0] is not settings:
             self._routed = (settings, Router(settings.templates))
         return self._routed[1]
-

@@ -40,6 +40,7 @@ class Planner:
         settings = self._desk.settings
         self._templates = {template.name: template for template in settings.templates}
         self._router = Router(settings.templates)
+        self._desk.breakers.reconfigure(self._desk.versions())
 
     async def run(self) -> None:
         """Plan for ever, whenever there is a reason to."""
@@ -64,7 +65,7 @@ class Planner:
         heads = [r for r in desk.book.waiting(free) if self._answers(r)]
         if not heads:
             return
-        asked = [Asked(key=r.item.key, routing=self._router.match(r.item)) for r in heads]
+        asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
         requests = {r.item.key: r for r in heads}
         agents = [task.agent for task in desk.agents.values()]
         decisions = place(asked, plant=self.plant(), agents=agents, last_turns=self._turns)
@@ -81,6 +82,7 @@ class Planner:
             providers={provider.name: provider for provider in desk.settings.providers},
             limits=desk.settings.limits,
             conditions={name: self._condition(name) for name in desk.providers},
+            pair_conditions=desk.breakers.conditions(),
         )
 
     def _condition(self, name: str) -> Condition:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from provisioner.lifecycle.clock import Clock
 from provisioner.model.agent import Agent
-from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, ProvisionerError
+from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, NoRoom, ProvisionerError
 from provisioner.model.queue import QueueItem, RequestKey
 from provisioner.model.request import REQUEST_MOVES, Request, RequestState
 from provisioner.records.store import Store
@@ -154,8 +154,14 @@ class RequestBook:
         if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
             return None
         now = self._clock.now()
-        told = {"reason": error.reason, "detail": error.message, "tail": error.tail, "agent": None}
-        if error.reason in WORLDS_FAULT:
+        told = {
+            "reason": error.reason,
+            "detail": error.message,
+            "tail": error.tail,
+            "agent": None,
+            "failed_at": (*(name for name in request.failed_at if name != agent.provider), agent.provider),
+        }
+        if error.reason in WORLDS_FAULT or isinstance(error, NoRoom):
             faults = request.world_faults + 1
             pause_s = min(_WORLD_PAUSE_MOST_S, _WORLD_PAUSE_FIRST_S * 2 ** min(faults - 1, 10))
             request = self._moved(

@@ -151,7 +151,8 @@ class AgentSteps:
         except LaunchError as error:
             if error.reason is Reason.PROVIDER_UNREACHABLE:
                 provider.lost(error.message)
-            raise LaunchError(error.message, reason=error.reason, tail=error.tail) from error
+            # `start` is not called again: whether to try once more is for the request to say
+            raise type(error)(error.message, reason=error.reason, tail=error.tail) from error
         finally:
             wanted_gone.cancel()
         took_s = task.clock.monotonic() - began
@@ -183,6 +184,7 @@ class AgentSteps:
             return
         self._measure(task, "request_to_online_seconds", AgentState.REGISTERING)
         self._desk.metrics.launch(task.agent.controller, task.agent.template, None)
+        self._desk.breakers.worked(task.agent)
         task.move(AgentState.IDLE)
 
     async def _idle(self, task: AgentTask) -> None:

@@ -101,6 +101,10 @@ class LaunchError(ProvisionerError):
     """A launch that did not work; the reason decides whether the build ends or waits."""
 
 
+class NoRoom(LaunchError):  # noqa: N818  (a refusal, not a failure)
+    """The provider has no room now, by a quota or for want of capacity: the launch waits, and nothing failed."""
+
+
 class ControllerError(ProvisionerError):
     """A controller's answer that is not the one asked for.
 

@@ -43,3 +43,4 @@ class Request:
     not_before: datetime | None = None  # do not place it again before this time
     world_faults: int = 0  # launches in a row that failed by the world's fault; they lengthen the pause
     agent: str | None = None
+    failed_at: tuple[str, ...] = ()  # providers at which a launch failed, latest last: others are tried first

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +17,16 @@ from provisioner.model.request import Request, RequestState
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"cannot store a {type(value).__name__}")
 
 
 def _dump(record: Agent | Request) -> str:
-    return json.dumps(asdict(record), default=_plain, separators=(",", ":"))
+    # not `asdict`: it copies the whole template at every step of every agent
+    return json.dumps(record, default=_plain, separators=(",", ":"))
 
 
 def _key(data: dict[str, Any] | None) -> RequestKey | None:
@@ -68,4 +74,5 @@ def load_request(text: str) -> Request:
     data["reason"] = Reason(data["reason"]) if data["reason"] else None
     data["tail"] = tuple(data["tail"])
     data["not_before"] = _time(data["not_before"])
+    data["failed_at"] = tuple(data.get("failed_at", ()))  # absent in records of earlier releases
     return Request(**data)

@@ -23,6 +23,7 @@ _TONES: Mapping[str, str] = {
     "draining": "warn",
     "cooling_down": "warn",
     "unreachable": "bad",
+    "probing": "warn",
     "held": "warn",
 }
 

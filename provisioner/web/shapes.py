@@ -109,6 +109,11 @@ def provider_shape(handle: ProviderHandle, plant: Plant, tally: Tally) -> Shape:
         "drained": handle.drained,
         "max_agents": handle.max_agents,
         "agents": tally.by_provider[handle.name],
+        "templates_paused": [
+            {"template": template, "state": pair.state.value, "reason": pair.reason, "until": pair.until}
+            for (provider, template), pair in sorted(plant.pair_conditions.items())
+            if provider == handle.name
+        ],
     }
 
 

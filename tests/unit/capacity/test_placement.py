@@ -320,7 +320,10 @@ def test_no_cap_is_ever_exceeded_by_a_placement(world: World) -> None:
             one_plant.conditions.get(decision.provider),
             one_plant.pair_conditions.get((decision.provider, decision.template)),
         ):
-            assert condition is None or condition.state is ProviderState.OPEN
+            assert condition is None or condition.state in (ProviderState.OPEN, ProviderState.PROBING)
+        at = [agent for agent in live if (agent.template, agent.provider) == (template.name, provider.name)]
+        pair = one_plant.pair_conditions.get((provider.name, template.name), Condition())
+        assert pair.state is ProviderState.OPEN or sum(agent.state in LAUNCHING for agent in at) == 1
 
 
 @given(_worlds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.fakes.controller import FakeController
 
 
 def settings(tmp_path: Path, **template: Any) -> Settings:
+    more = template.pop("more_templates", ())
     return Settings.model_validate(
         {
             "id": "test",
@@ -30,12 +32,27 @@ def settings(tmp_path: Path, **template: Any) -> Settings:
             "controllers": [
                 {"name": "main", "url": "http://127.0.0.1:1/", "user": "u", "token": {"env": "UNSET"}},
             ],
-            "providers": [{"name": "box", "backend": "docker", "max_agents": template.pop("box_agents", 10)}],
+            "limits": {"agents": template.pop("agents", 200), "launching": template.pop("launching", 20)},
+            "providers": [
+                {"name": "box", "backend": "docker", "max_agents": template.pop("box_agents", 10)},
+                *template.pop("more_providers", ()),
+            ],
             "templates": [
                 {"name": "maven", "labels": ["maven"], "providers": ["box"], "image": "maven:3.9", **template},
+                *more,
             ],
         }
     )
+
+
+class ShiftedClock(SystemClock):
+    """The machine's time; a test moves the wall clock on by `shift`."""
+
+    def __init__(self) -> None:
+        self.shift = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.shift
 
 
 class House:
@@ -45,10 +62,12 @@ class House:
         self.settings = configured
         self.controller = controller
         self.backend = backend
+        self.backends = {p.name: backend if p.name == "box" else FakeBackend() for p in configured.providers}
+        self.clock = ShiftedClock()
         self._running: asyncio.Task[None] | None = None
 
     def revive(self) -> None:
-        clock = SystemClock()
+        clock = self.clock
         self.store = Store(self.settings.state_file, self.settings.id)
         templates = self.settings.templates
         self.desk = Desk(
@@ -58,7 +77,9 @@ class House:
             metrics=Metrics(),
             controllers={"main": ControllerHandle(name="main", agent_url="http://c/", port=self.controller)},
             providers={
-                p.name: ProviderHandle(name=p.name, kind="docker", backend=self.backend, max_agents=p.max_agents)
+                p.name: ProviderHandle(
+                    name=p.name, kind="docker", backend=self.backends[p.name], max_agents=p.max_agents
+                )
                 for p in self.settings.providers
             },
             book=RequestBook(self.store, clock, Router(templates), {t.name: t.retries for t in templates}),
@@ -100,7 +121,7 @@ class House:
         return found[0]
 
     def nothing_left(self) -> bool:
-        return not (self.desk.agents or self.controller.nodes or self.backend.instances)
+        return not (self.desk.agents or self.controller.nodes or any(b.instances for b in self.backends.values()))
 
 
 @pytest.fixture
