@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "drain": "provisioner.commands.drain",
     "resume": "provisioner.commands.resume",
     "orphans": "provisioner.commands.orphans",
+    "bridge": "provisioner.commands.bridge",
     "demo": "provisioner.commands.demo",
     "schema": "provisioner.commands.schema",
     "version": "provisioner.commands.version",

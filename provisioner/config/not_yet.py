@@ -49,7 +49,6 @@ def _by_ssh(value: object) -> bool:
 LEAVE_OUT = "leave it out"
 
 ROWS: tuple[NotYet, ...] = (
-    NotYet(path="controllers[].bridge", when=_among("init"), instead="use auto, which finds such a bridge"),
     NotYet(
         path="providers[].backend",
         when=_among("swarm", "kubernetes", "libvirt"),

@@ -126,7 +126,15 @@ class Connection:
             return info
 
     async def _have_bridge(self) -> None:
-        status = await self._bridge.status()
+        try:
+            status = await self._bridge.status()
+        except ControllerError as error:
+            if error.code != 409 or self._wanted == BridgeMode.INIT:
+                raise
+            # it speaks another protocol: an older one is replaced; a newer one stays, and is refused again
+            await self._bridge.install()
+            await self._bridge.status()
+            return
         if status is not None and status.mode is BridgeMode.INIT:
             return
         if self._wanted == BridgeMode.INIT:

@@ -12,7 +12,6 @@ SPEC_SAMPLE = Path(__file__).parent / "spec_sample.yaml"
 T = "templates.0"
 
 USES: list[tuple[str, list[tuple[str, Any]], str]] = [
-    ("controllers[].bridge", [("controllers.0.bridge", "init")], 'controllers[0].bridge: "init" is not yet'),
     ("providers[].backend", [("providers.1.backend", "kubernetes")], 'providers[1].backend: "kubernetes" is not yet'),
     ("providers[].endpoint", [("providers.0.endpoint", "ssh://a@b")], 'providers[0].endpoint: "ssh://a@b" is not yet'),
     (

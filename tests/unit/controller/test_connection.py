@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -47,6 +47,8 @@ class SmallBridge:
         self.nodes: list[dict[str, Any]] = []
         self.ops: list[dict[str, Any]] = []
         self.installs = 0
+        self.protocol = [1]
+        self.after_install: Callable[[], None] = lambda: None
         script.call("POST", "/scriptText", self._install)
         for method, path, answer in (
             ("GET", "status", self._status),
@@ -72,12 +74,14 @@ class SmallBridge:
         self.installs += 1
         fresh, self.installed = not self.installed, True
         self.epoch += fresh
+        self.after_install()
         said = json.dumps({"installed": fresh})
         return 200, {"Content-Type": "text/plain"}, f"PROVISIONER-BRIDGE {said}\n".encode()
 
     def _status(self, asked: Asked) -> dict[str, Any]:
         return {
-            "bridge": "1.0.0", "protocol": [1], "mode": self.mode, "session": self.session, "epoch": f"e{self.epoch}",
+            "bridge": "1.0.0", "protocol": self.protocol, "mode": self.mode, "session": self.session,
+            "epoch": f"e{self.epoch}",
             "listeners": {}, "events_lost": 0, "readers": 0, "owners": [],
         }  # fmt: skip
 
@@ -165,6 +169,31 @@ async def test_auto_puts_the_bridge_in_where_it_may(rest: Rest, controller: Scri
     assert bridge.installs == 1
     assert made.info is not None
     await made.close()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_bridge_of_another_protocol_is_replaced_or_refused_clearly(
+    rest: Rest, controller: Script, sleeps: Sleeps, replaced: bool
+) -> None:
+    SmallJenkins(controller)
+    bridge = SmallBridge(controller, installed=True)
+    bridge.protocol = [9]
+    if replaced:
+        bridge.after_install = lambda: setattr(bridge, "protocol", [1])
+    made = connection(rest, "script", sleeps)
+    if replaced:
+        assert (await made.open()).mode is BridgeMode.SCRIPT
+    else:
+        with pytest.raises(ControllerError, match="speaks protocol 9 and this sidecar 1"):
+            await made.open()
+    assert bridge.installs == 1
+    await made.close()
+    demanded = connection(rest, "init", sleeps)
+    bridge.protocol, bridge.mode, bridge.installs = [9], "init", 0
+    with pytest.raises(ControllerError, match="update the older of the two"):
+        await demanded.open()
+    assert bridge.installs == 0
+    await demanded.close()
 
 
 async def test_auto_does_without_where_it_may_not(rest: Rest, controller: Script, sleeps: Sleeps) -> None:
