@@ -261,14 +261,14 @@ class Bridge:
         self.begin(known, work)
         if work.kind == "freestyle":
             known.pad.attach(work.build)
-        elif known.online_ms:
-            known.pad.add([f"started {seconds(known.started_ms - known.online_ms)} later"])
 
     def on_finished(self, work: Work) -> None:
         known = self.known.get(work.record["node"])
         if known is None:
             return
         known.finished = True
+        if work.kind == "pipeline" and not self.world.closing:
+            self.before_end(work)
         failed = work.kind == "freestyle" and work.build.result == "FAILURE"
         self.emit("finished", known.owner, node=known.name, queue_id=known.running_id, failed=failed)
 
@@ -278,8 +278,8 @@ class Bridge:
             return
         if not known.online_ms:
             known.online_ms = now_ms()
-            took = seconds(known.online_ms - known.registered_ms)
-            known.pad.add([f"agent {known.name} connected {took} after its registration"])
+            took = f" {seconds(known.online_ms - known.registered_ms)} after its registration"
+            known.pad.add([f"Agent {known.name} connected{took if known.registered_ms else ''}"])
         self.emit("online", known.owner, node=known.name)
 
     def on_offline(self, node: Node, cause: str) -> None:
@@ -297,15 +297,17 @@ class Bridge:
         self.emit("quiet", None, on=on)
 
     def before_end(self, work: Work) -> None:
-        """The last lines of a freestyle console."""
+        """The last line about the agent in the console."""
         known = self.known.get(work.record["node"])
-        if known is None or work.kind != "freestyle" or not known.online_ms:
+        if known is None:
             return
-        line = (
-            f"phases: connecting {seconds(known.online_ms - known.registered_ms)}, "
-            f"taking the build {seconds(max(0, known.started_ms - known.online_ms))}, "
-            f"building {seconds(now_ms() - known.started_ms)}"
-        )
+        line = f"Agent {known.name} is done"
+        if known.registered_ms and known.online_ms:
+            line += (
+                f": connected in {seconds(known.online_ms - known.registered_ms)}, "
+                f"build taken in {seconds(max(0, known.started_ms - known.online_ms))}, "
+                f"ran for {seconds(now_ms() - known.started_ms)}"
+            )
         known.pad.add([line])
 
 

@@ -40,7 +40,7 @@ class Pad:
     def drain(self) -> list[str]:
         lines, self._waiting = self._waiting, []
         if self._dropped:
-            lines.append(f"... {self._dropped} more lines")
+            lines.append(f"{self._dropped} more lines are left out")
             self._dropped = 0
         return lines
 

@@ -117,6 +117,8 @@ def _adopt(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     if node is None:
         return {"exists": False, "secret": None}
     request = _request(op, needed=False)
+    if name not in bridge.known:
+        _known(bridge, name, owner).registered_ms = 0
     known = _known(bridge, name, owner)
     if op.get("started") is True:
         known.started = True
@@ -206,7 +208,8 @@ def _fail(bridge: Bridge, _owner: str, op: Op) -> dict[str, Any]:
     if others_serve(bridge, item):
         return _outcome("spared")
     pad = bridge.pad_of(request)
-    pad.add([*_list(op, "lines"), f"{message} ({reason})"])
+    told = _list(op, "lines")
+    pad.add(told if any(message in str(line) for line in told) else [*told, f"{message} ({reason})"])
     world = bridge.world
     task: Any = item.task
     if task.kind == "pipeline":

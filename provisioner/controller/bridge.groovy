@@ -14,9 +14,12 @@ import groovy.transform.CompileDynamic
 import groovy.transform.CompileStatic
 import hudson.AbortException
 import hudson.ExtensionList
+import hudson.console.ConsoleLogFilter
+import hudson.model.AbstractBuild
 import hudson.model.AbstractProject
 import hudson.model.Action
 import hudson.model.BuildListener
+import hudson.model.BuildableItemWithBuildWrappers
 import hudson.model.Computer
 import hudson.model.Executor
 import hudson.model.ExecutorListener
@@ -53,6 +56,7 @@ import hudson.slaves.JNLPLauncher
 import hudson.slaves.OfflineCause
 import hudson.slaves.RetentionStrategy
 import hudson.slaves.SlaveComputer
+import hudson.tasks.BuildWrapper
 import java.lang.reflect.Field
 import java.lang.reflect.Method
 import java.nio.channels.ClosedChannelException
@@ -95,6 +99,7 @@ class ProvisionerBridgeReserved extends CauseOfBlockage {
 class ProvisionerBridgeConsole {
     static final String PREFIX = '[provisioner] '
     static final int MOST_WAITING = 2000
+    static final int MOST_TOLD = 10000
 
     /** The step context of a waiting Pipeline `node` step; null for everything else. */
     private final Object stepContext
@@ -103,19 +108,36 @@ class ProvisionerBridgeConsole {
     private Run<?, ?> finishedRun
     private boolean draining
     private int dropped
+    private int told
 
     ProvisionerBridgeConsole(Object stepContext) { this.stepContext = stepContext }
 
     void add(Collection<?> lines) {
-        if (lines == null || lines.isEmpty()) return
-        synchronized (this) {
-            for (Object line : lines) {
-                for (String part : clean(String.valueOf(line))) {
-                    if (waiting.size() >= MOST_WAITING) dropped++ else waiting.add(part)
+        if (!keep(lines)) return
+        if (stepContext != null) drainSoon() else drainToListener()
+    }
+
+    /** A line that is to stand before what the run writes next: on this thread, where that needs no loading. */
+    void addNow(String line) {
+        if (!keep([line])) return
+        boolean ready
+        synchronized (this) { ready = stepContext == null || listener != null }
+        if (!ready) drainSoon() else if (stepContext != null) drainToStep() else drainToListener()
+    }
+
+    private synchronized boolean keep(Collection<?> lines) {
+        if (lines == null || lines.isEmpty()) return false
+        for (Object line : lines) {
+            for (String part : clean(String.valueOf(line))) {
+                if (waiting.size() >= MOST_WAITING || told >= MOST_TOLD) {
+                    dropped++
+                } else {
+                    waiting.add(part)
+                    told++
                 }
             }
         }
-        if (stepContext != null) drainSoon() else drainToListener()
+        return true
     }
 
     void take(ProvisionerBridgeConsole other) {
@@ -144,10 +166,12 @@ class ProvisionerBridgeConsole {
     synchronized List<String> drain() {
         List<String> lines = new ArrayList<String>(waiting)
         waiting.clear()
-        if (dropped > 0) {
-            lines.add("... ${dropped} more lines".toString())
-            dropped = 0
+        // once the console is full, one line says so, however much is left out
+        if (dropped > 0 && told <= MOST_TOLD) {
+            lines.add(told < MOST_TOLD ? "${dropped} more lines are left out".toString() : 'The launch log is too long; the rest is left out')
+            if (told == MOST_TOLD) told++
         }
+        dropped = 0
         return lines
     }
 
@@ -158,9 +182,27 @@ class ProvisionerBridgeConsole {
                 for (String line : drain()) out.println(PREFIX + line)
             } else if (finishedRun != null && !waiting.isEmpty()) {
                 byte[] bytes = drain().collect { String line -> PREFIX + line + '\n' }.join('').getBytes('UTF-8')
-                new FileOutputStream(finishedRun.getLogFile(), true).withStream { OutputStream out -> out.write(bytes) }
+                appendingTo(finishedRun).withStream { OutputStream out -> out.write(bytes) }
             }
         }
+    }
+
+    /** The end of a console that was closed, behind the same filters as the console itself. */
+    private static OutputStream appendingTo(Run<?, ?> run) {
+        OutputStream out = new FileOutputStream(run.getLogFile(), true)
+        try {
+            for (ConsoleLogFilter filter : ConsoleLogFilter.all()) out = filter.decorateLogger(run, out)
+            Object job = run.getParent()
+            if (run instanceof AbstractBuild && job instanceof BuildableItemWithBuildWrappers) {
+                for (Object wrapper : ((BuildableItemWithBuildWrappers) job).getBuildWrappersList()) {
+                    out = ((BuildWrapper) wrapper).decorateLogger((AbstractBuild) run, out)
+                }
+            }
+        } catch (Throwable problem) {
+            out.close()
+            throw problem
+        }
+        return out
     }
 
     /** A step context may have to wait for its run to be loaded: never on the caller's thread. */
@@ -262,8 +304,22 @@ class ProvisionerBridgeAgent {
         labels = Collections.unmodifiableSet(atoms)
     }
 
-    boolean mayTake(Queue.BuildableItem item) {
-        return !started && !finished && !barred && queueId == item.getId() && sinceMs == item.getInQueueSince()
+    boolean isFor(Queue.Item item) { queueId == item.getId() && sinceMs == item.getInQueueSince() }
+
+    boolean mayTake(Queue.BuildableItem item) { !started && !finished && !barred && isFor(item) }
+
+    /** How it came, in one sentence; without figures where this installation did not see it from the start. */
+    String connected() {
+        return 'Agent ' + name + ' connected' +
+            (registeredMs > 0L ? ' ' + ProvisionerBridge.seconds(onlineMs - registeredMs) + ' after its registration' : '')
+    }
+
+    /** The last line of its build's console. */
+    String phases() {
+        if (registeredMs == 0L || onlineMs == 0L || startedMs == 0L) return 'Agent ' + name + ' is done'
+        return 'Agent ' + name + ' is done: connected in ' + ProvisionerBridge.seconds(onlineMs - registeredMs) +
+            ', build taken in ' + ProvisionerBridge.seconds(Math.max(0L, startedMs - onlineMs)) +
+            ', ran for ' + ProvisionerBridge.seconds(System.currentTimeMillis() - startedMs)
     }
 
     /** Plain JDK values only: read by the classes of a later installation. */
@@ -813,6 +869,8 @@ class ProvisionerBridge {
             } else {
                 Jenkins.get().updateNode(node)
             }
+            // light-weight tasks ask no dispatcher, but they respect this
+            if (agent.queueId < 0L) setAccepting(node, false)
         } catch (Throwable problem) {
             if (before == null) agents.remove(name, agent)
             throw problem
@@ -827,13 +885,13 @@ class ProvisionerBridge {
         ProvisionerBridgeAgent fresh = new ProvisionerBridgeAgent(name, owner)
         ProvisionerBridgeAgent before = agents.putIfAbsent(name, fresh)
         ProvisionerBridgeAgent agent = before == null ? fresh : before
-        if (before == null) agent.registeredMs = System.currentTimeMillis()
         if (op.get('started') == true) agent.started = true
         agent.label(list(op, 'labels'))
         Map<String, Object> wanted = request(op, false)
         if (wanted != null) dedicate(agent, wanted)
         agent.console.add(list(op, 'lines'))
         resume(agent, node)
+        if (agent.queueId < 0L) setAccepting(node, false)
         Jenkins.get().updateNode(node)  // what each label matches is looked up anew
         return [ok: true, exists: true, secret: secret(node)] as Map<String, Object>
     }
@@ -856,8 +914,10 @@ class ProvisionerBridge {
     private Map<String, Object> give(String owner, Map<String, Object> op) {
         String name = text(op, 'name')
         ProvisionerBridgeAgent agent = agents.get(name)
-        if (ownNode(name, owner) == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
+        Node node = ownNode(name, owner)
+        if (node == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
         dedicate(agent, request(op, true))
+        if (!agent.started && !agent.barred) setAccepting(node, true)
         wakeQueue()
         return [ok: true] as Map<String, Object>
     }
@@ -883,9 +943,13 @@ class ProvisionerBridge {
         Node node = ownNode(name, owner)
         ProvisionerBridgeAgent agent = agents.get(name)
         if (agent != null) agent.barred = true
-        Computer computer = node == null ? null : node.toComputer()
-        if (computer instanceof SlaveComputer) ((SlaveComputer) computer).setAcceptingTasks(false)
+        if (node != null) setAccepting(node, false)
         return [ok: true] as Map<String, Object>
+    }
+
+    private static void setAccepting(Node node, boolean accepting) {
+        Computer computer = node.toComputer()
+        if (computer instanceof SlaveComputer) ((SlaveComputer) computer).setAcceptingTasks(accepting)
     }
 
     private Map<String, Object> remove(String owner, Map<String, Object> op) {
@@ -946,7 +1010,9 @@ class ProvisionerBridge {
         if (othersServe(item)) return outcome('spared', null)
         ProvisionerBridgeConsole console = consoleOf(wanted)
         List<Object> lines = new ArrayList<Object>(list(op, 'lines'))
-        lines.add(message + ' (' + reason + ')')
+        boolean told = false
+        for (Object line : lines) if (String.valueOf(line).contains(message)) told = true
+        if (!told) lines.add(message + ' (' + reason + ')')
         Queue queue = Queue.getInstance()
         if (console.isPipeline()) {
             Object context = ProvisionerBridgePipeline.context(item.task)
@@ -1004,8 +1070,9 @@ class ProvisionerBridge {
         return [ok: true, outcome: what, build_url: buildUrl] as Map<String, Object>
     }
 
-    Map<String, Object> apply(String owner, Map<String, Object> op) {
+    Map<String, Object> apply(String owner, Map<String, Object> op, Closure<Boolean> mayRead) {
         try {
+            if (mode == 'init') refuseUnreadable(op, mayRead)
             switch (op.get('op')) {
                 case 'register': return register(owner, op)
                 case 'adopt': return adopt(owner, op)
@@ -1024,6 +1091,15 @@ class ProvisionerBridge {
         } catch (Throwable problem) {
             complain("op ${op.get('op')}", problem)
             return refused(500, String.valueOf(problem))
+        }
+    }
+
+    /** What the account may not see it may not end, write to or have served either. */
+    private static void refuseUnreadable(Map<String, Object> op, Closure<Boolean> mayRead) {
+        Map<String, Object> wanted = request(op, false)
+        Queue.Item item = wanted == null ? null : queued(wanted)
+        if (item != null && !mayRead.call(ProvisionerBridgeItem.of(item))) {
+            throw new ProvisionerBridgeRefusal(403, "the account may not read the job of queue item ${item.getId()}")
         }
     }
 
@@ -1137,6 +1213,7 @@ class ProvisionerBridge {
         if (Jenkins.get().isTerminating()) return  // a Pipeline's body goes on after the restart
         agent.finished = true
         Queue.Executable executable = executor.getCurrentExecutable()
+        if (agent.console.isPipeline()) agent.console.addNow(agent.phases())
         boolean failed = problems || (executable instanceof Run && ((Run) executable).getResult() == Result.FAILURE)
         emit('finished', agent.owner, [node: agent.name, queue_id: agent.runningId, failed: failed] as Map<String, Object>, null)
     }
@@ -1208,6 +1285,38 @@ class ProvisionerBridgeDispatcher extends QueueTaskDispatcher {
     private final ConcurrentHashMap<String, ProvisionerBridgeAgent> agents
 
     ProvisionerBridgeDispatcher(ProvisionerBridge bridge) { agents = bridge.agents }
+
+    /**
+     * Light-weight tasks (a matrix job's parent, a Pipeline's run) take any node without asking `canTake`: they wait
+     * for the moment in which an idle node of ours that they could take is there for another item.
+     */
+    @Override
+    CauseOfBlockage canRun(Queue.Item item) {
+        if (!(item.task instanceof Queue.FlyweightTask)) return null
+        try {
+            return mayStray(item) ? RESERVED : null
+        } catch (Throwable problem) {
+            ProvisionerBridge.complain("letting queue item ${item.getId()} run", problem)
+            return null
+        }
+    }
+
+    private boolean mayStray(Queue.Item item) {
+        if (agents.isEmpty()) return false
+        Label label = item.getAssignedLabel()
+        if (label == null) {
+            Computer builtIn = Jenkins.get().toComputer()
+            if (builtIn != null && builtIn.isOnline() && builtIn.isAcceptingTasks()) return false  // it goes there
+        }
+        for (ProvisionerBridgeAgent agent : agents.values()) {
+            if (agent.started || agent.onlineMs == 0L || agent.isFor(item)) continue
+            Node node = Jenkins.get().getNode(agent.name)
+            Computer computer = node == null ? null : node.toComputer()
+            if (computer == null || computer.isOffline() || !computer.isAcceptingTasks()) continue
+            if (label == null || label.matches(node)) return true
+        }
+        return false
+    }
 
     @Override
     CauseOfBlockage canTake(Node node, Queue.BuildableItem item) {
@@ -1282,9 +1391,6 @@ class ProvisionerBridgeExecutors implements ExecutorListener {
             ProvisionerBridgeAgent agent = bridge.agents.get(executor.getOwner().getName())
             if (agent == null) return
             bridge.begin(agent, executor, executor.getCurrentWorkUnit())
-            if (agent.console.isPipeline() && agent.onlineMs > 0L) {
-                agent.console.add(['started ' + ProvisionerBridge.seconds(agent.startedMs - agent.onlineMs) + ' later'])
-            }
         } catch (Throwable problem) {
             ProvisionerBridge.complain('noting a started task', problem)
         }
@@ -1321,8 +1427,7 @@ class ProvisionerBridgeComputers extends ComputerListener {
             if (agent == null) return
             if (agent.onlineMs == 0L) {
                 agent.onlineMs = System.currentTimeMillis()
-                agent.console.add(['agent ' + agent.name + ' connected ' +
-                                   ProvisionerBridge.seconds(agent.onlineMs - agent.registeredMs) + ' after its registration'])
+                agent.console.add([agent.connected()])
             }
             bridge.emit('online', agent.owner, [node: agent.name] as Map<String, Object>, null)
         } catch (Throwable problem) {
@@ -1391,12 +1496,7 @@ class ProvisionerBridgeRuns extends RunListener<Run> {
         try {
             ProvisionerBridgeAgent agent = agentOf(run)
             if (agent == null) return
-            long now = System.currentTimeMillis()
-            if (agent.onlineMs > 0L) {
-                agent.console.add(['phases: connecting ' + ProvisionerBridge.seconds(agent.onlineMs - agent.registeredMs) +
-                                   ', taking the build ' + ProvisionerBridge.seconds(Math.max(0L, agent.startedMs - agent.onlineMs)) +
-                                   ', building ' + ProvisionerBridge.seconds(now - agent.startedMs)])
-            }
+            agent.console.addNow(agent.phases())
             agent.console.detach(run)
         } catch (Throwable problem) {
             ProvisionerBridge.complain('ending the launch log', problem)
@@ -1471,7 +1571,8 @@ class ProvisionerBridgeAction implements RootAction {
             if (!(body.ops instanceof List)) throw new ProvisionerBridgeRefusal(400, 'ops must be a list')
             def bad = body.ops.find { !(it instanceof Map) }
             if (bad != null) throw new ProvisionerBridgeRefusal(400, 'an op must be an object')
-            asSystem { [results: body.ops.collect { bridge.apply(owner, it) }] }
+            def mayRead = reader()
+            asSystem { [results: body.ops.collect { bridge.apply(owner, it, mayRead) }] }
         }
     }
 

@@ -24,9 +24,9 @@ _PHASES = (
 )
 
 
-def error_lines(error: ProvisionerError) -> list[str]:
+def error_lines(error: ProvisionerError, *, what: str = "Launch failed") -> list[str]:
     """What the console shows of a failure: the reason, its slug, the last lines, what to do next."""
-    lines = [f"Launch failed: {error.message} ({error.reason.value})"]
+    lines = [f"{what}: {error.message} ({error.reason.value})"]
     if error.tail:
         lines.append("Last lines of the instance:")
         lines.extend(f"    {line}" for line in error.tail)
@@ -73,12 +73,13 @@ async def _remove_node(task: AgentTask, controller: Controller) -> None:
         lines = task.log.take()
         summary = phases(task)
         if summary:
+            # for the launch log only: the build's own console ends with the phases as the bridge saw them
             task.log.say(summary)
-            lines += task.log.take()
+            task.log.take()
         try:
             await controller.remove(task.agent.name, lines)
         except BaseException:
-            task.log.give_back([line for line in lines if line != summary])
+            task.log.give_back(lines)
             raise
     task.save(replace(task.agent, node_removed=True))
 

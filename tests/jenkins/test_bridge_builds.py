@@ -59,7 +59,10 @@ async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(
     console = rig.jenkins.console(job)
     assert f"built on {order.name}" in console
     assert console.index("[provisioner] template maven on here") < console.index("Building remotely on")
-    assert console.index(f"[provisioner] agent {order.name} connected") < console.index("Building remotely on")
+    assert console.index(f"[provisioner] Agent {order.name} connected") < console.index("Building remotely on")
+    done = f"[provisioner] Agent {order.name} is done: connected in "
+    assert console.count(done) == 1
+    assert console.index(f"built on {order.name}") < console.index(done) < console.index("Finished: SUCCESS")
     assert marked(console)[-1] == "[provisioner] removed after 1 s"
 
 
@@ -89,6 +92,9 @@ async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig, jenkins_tools
     console = rig.jenkins.console(job)
     assert f"built on {order.name}" in console
     assert console.index("[provisioner] registering") < console.index("Running on")
+    done = f"[provisioner] Agent {order.name} is done: connected in "
+    assert console.count(done) == 1
+    assert console.index(f"built on {order.name}") < console.index(done) < console.index("Finished: SUCCESS")
     assert "Agent was removed" not in console  # although the node goes the moment that the block ends
 
 

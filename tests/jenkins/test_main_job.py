@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import leaks
 import pytest
 
 from tests.docker.fake_registry import Registry
@@ -137,7 +138,7 @@ class Plant:
 def plant(
     real_jenkins: Any, jenkins_tools: Any, engine: docker.DockerClient, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Plant]:
-    owner = f"t{random.randrange(16**6):06x}"
+    owner = leaks.new_owner()
     found = Plant(real_jenkins, jenkins_tools, engine, tmp_path, owner)
     yield found
     if hasattr(found, "sidecar"):

@@ -45,9 +45,11 @@ def test_a_node_takes_its_own_item_once_and_nothing_else(
     assert talk.one("finished")["failed"] is False
     assert ended(standin, "job/two/1/") == "SUCCESS"
     text = console(standin, "job/two/1/")
-    assert "Running as SYSTEM\n[provisioner] template lab\n[provisioner] agent lab-1 connected " in text
-    assert text.index("[provisioner] agent") < text.index("Building remotely on lab-1 (lab x)")
-    assert "[provisioner] phases: connecting " in text
+    assert "Running as SYSTEM\n[provisioner] template lab\n[provisioner] Agent lab-1 connected " in text
+    assert text.index("[provisioner] Agent") < text.index("Building remotely on lab-1 (lab x)")
+    (last,) = [line for line in text.splitlines() if "is done" in line]
+    assert last.startswith("[provisioner] Agent lab-1 is done: connected in ")
+    assert text.index(last) < text.index("Finished: SUCCESS")
     build(standin, "two")
     assert talk.hello()["nodes"] == [
         {
