@@ -29,7 +29,7 @@ log = structlog.get_logger()
 _LOOK_WHILE_CONNECTING_S = 5.0
 _LOOK_WHILE_RUNNING_S = 30.0
 #: How long a controller may take to end the build of an instance that died, before the node is removed.
-_LAST_WORD_S = 15.0
+_LAST_WORD_S = 3.0
 #: How long lines of a launch that takes its time wait for more lines before they are told.
 _TELL_EVERY_S = 1.0
 _BEFORE_CONNECTING = frozenset({AgentState.PLANNED, AgentState.REGISTERING, AgentState.STARTING})
@@ -144,7 +144,7 @@ class AgentSteps:
                     case Checkpoint(key=key, value=value):
                         task.save(replace(task.agent, ids={**task.agent.ids, key: value}))
                     case Progress(text=text):
-                        task.log.say(text)
+                        task.log.say(text[:1].upper() + text[1:])
                 if task.clock.monotonic() - told > _TELL_EVERY_S:
                     told = task.clock.monotonic()
                     self._tell(task)
@@ -226,7 +226,7 @@ class AgentSteps:
         while not (facts.finished or facts.vanished or task.doomed):
             left_s, told = _time_left(task, limits)
             if left_s <= 0:
-                task.log.say(f"{told} ({Reason.LIFETIME_EXCEEDED.value})")
+                task.log.say(f"{told[0].upper()}{told[1:]} ({Reason.LIFETIME_EXCEEDED.value})")
                 task.want_gone(Reason.LIFETIME_EXCEEDED, told)
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
@@ -242,7 +242,7 @@ class AgentSteps:
         """The instance died under its build: say why, and let the controller end the build by itself."""
         error = await failure_of(task, self._provider(task).backend, status, connected=True)
         task.save(replace(task.agent, reason=error.reason, detail=error.message))
-        task.log.say(*error_lines(error))
+        task.log.say(*error_lines(error, what="The agent was lost"))
         self._tell(task)
         await task.facts.wait(lambda: task.facts.finished or task.doomed, task.clock, _LAST_WORD_S)
 
