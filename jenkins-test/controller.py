@@ -155,6 +155,7 @@ class RealController:
             "-Djenkins.install.runSetupWizard=false", "-Dhudson.model.UpdateCenter.never=true",
             "-Dhudson.DNSMultiCast.disabled=true", "-Dhudson.udp=-1",
             "-Djenkins.model.Jenkins.slaveAgentHost=127.0.0.1", f"-Dtest.url={self.url}",
+            f"-Djava.io.tmpdir={self.home / 'tmp'}",
             *self._java_options, "-jar", str(self.war), f"--httpPort={self.port}",
             "--httpListenAddress=127.0.0.1",
         ]  # fmt: skip
@@ -189,6 +190,7 @@ class RealController:
             link = plugins / plugin.name
             if not link.exists():
                 shutil.copy2(plugin, link)
+        (self.home / "tmp").mkdir(exist_ok=True)  # Jetty and Winstone never clean up what they unpack
         init = self.home / "init.groovy.d"
         init.mkdir(exist_ok=True)
         (init / "00-setup.groovy").write_text(SETUP)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import docker
+import leaks
 import pytest
 
 from provisioner.backends.catalogue import make_backend
@@ -60,7 +61,7 @@ class Rig(ABC):
     provider: Provider
 
     def __init__(self) -> None:
-        self.owner = f"test-{uuid.uuid4().hex[:8]}"
+        self.owner = leaks.new_owner()
         self.agents: list[str] = []
         self._open: list[Backend] = []
 

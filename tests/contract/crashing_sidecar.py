@@ -7,6 +7,9 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it
 
 from backend_rigs import Provider
 
