@@ -127,6 +127,8 @@ def _docker(provider: ProviderSettings, registries: tuple[RegistryLogin, ...], _
     try:
         from provisioner.backends.docker.backend import DockerBackend  # noqa: PLC0415  (only when used)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "docker":
+            raise  # something else is missing: no advice fits
         raise LaunchError(
             f"provider {provider.name}: the library `docker` is not installed; install jenkins-provisioner[docker]",
             reason=Reason.TEMPLATE_INVALID,
