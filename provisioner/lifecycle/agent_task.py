@@ -18,6 +18,7 @@ from provisioner.lifecycle.launchlog import LaunchLog
 from provisioner.model.agent import Agent, AgentState, Target
 from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
 from provisioner.model.queue import RequestKey
+from provisioner.records.store import StoreError
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.clock import Clock
@@ -66,7 +67,7 @@ class AgentTask:
         self._steps = steps
         self._on_failed = on_failed
         self._on_gone = on_gone
-        self._internal_errors = 0
+        self._internal_errors: list[Exception] = []
 
     @property
     def doomed(self) -> bool:
@@ -109,10 +110,17 @@ class AgentTask:
 
     def fail(self, error: ProvisionerError) -> None:
         """The agent did not get as far as its build: tell why, and take it down."""
-        if not self.agent.reason:
-            self.save(replace(self.agent, reason=error.reason, detail=error.message))
-        self._on_failed(self.agent, error)
-        self.move(AgentState.REMOVING)
+        before = self.agent
+        try:
+            # all or nothing: a launch that failed counts once, at whichever instant the process dies
+            with self._store.together():
+                if not self.agent.reason:
+                    self.save(replace(self.agent, reason=error.reason, detail=error.message))
+                self._on_failed(self.agent, error)
+                self.move(AgentState.REMOVING)
+        except BaseException:
+            self.agent = before
+            raise
 
     async def run(self) -> None:
         """Work until the agent is gone."""
@@ -120,24 +128,29 @@ class AgentTask:
         while self.agent.live:
             state = self.agent.state
             try:
-                await self._steps.take(self)
+                await self._turn(state)
                 pause_s = _RETRY_FIRST_S
-            except (LaunchError, ControllerError) as error:
-                if state is not AgentState.REMOVING and not error.retryable:
-                    self.fail(error)
-                    continue
+                continue
+            except (LaunchError, ControllerError, StoreError) as error:
                 # A failed teardown stays a record that is tried again, never "gone".
                 log.warning("agent.retry", agent=self.agent.name, state=state.value, problem=error.message)
-                await self._pause(pause_s)
-                pause_s = min(_RETRY_MOST_S, pause_s * 2)
             except Exception as error:
-                self._internal_errors += 1
+                self._internal_errors.append(error)
                 log.exception("agent.fault", agent=self.agent.name, state=state.value)
-                if self._internal_errors >= _MOST_INTERNAL_ERRORS and self.agent.state is not AgentState.REMOVING:
-                    self.fail(ProvisionerError(f"internal error while {state.value}: {error!r}"))
-                await self._pause(pause_s)
-                pause_s = min(_RETRY_MOST_S, pause_s * 2)
+            await self._pause(pause_s)
+            pause_s = min(_RETRY_MOST_S, pause_s * 2)
         self._on_gone(self.agent)
+
+    async def _turn(self, state: AgentState) -> None:
+        if len(self._internal_errors) >= _MOST_INTERNAL_ERRORS and state is not AgentState.REMOVING:
+            self.fail(ProvisionerError(f"internal error while {state.value}: {self._internal_errors[-1]!r}"))
+            return
+        try:
+            await self._steps.take(self)
+        except (LaunchError, ControllerError) as error:
+            if state is AgentState.REMOVING or error.retryable:
+                raise
+            self.fail(error)
 
     async def _pause(self, pause_s: float) -> None:
         was_doomed = self.doomed

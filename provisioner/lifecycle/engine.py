@@ -14,7 +14,7 @@ from provisioner.lifecycle.observer import Observer
 from provisioner.lifecycle.planner import Planner
 from provisioner.lifecycle.steps import AgentSteps
 from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
-from provisioner.model.agent import Agent, Target
+from provisioner.model.agent import Agent, AgentState, Target
 
 log = structlog.get_logger()
 
@@ -45,7 +45,9 @@ class Engine:
                 )
                 continue
             self._work_on(agent, taken_over=True)
-            if agent.request is not None and agent.target is Target.SERVE:
+            # one that failed is on its way out, and another may have been planned in its place already
+            coming = agent.target is Target.SERVE and agent.state is not AgentState.REMOVING
+            if agent.request is not None and coming:
                 self.desk.book.expect(agent.request, agent.name)
         return len(self.desk.agents)
 

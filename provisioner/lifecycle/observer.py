@@ -150,6 +150,9 @@ class Observer:
     def _view(self, task: AgentTask, view: NodeView, seen: Snapshot, *, resumes: bool) -> None:
         facts = task.facts
         before = (facts.online, facts.started, facts.finished)
+        if not view.known and task.agent.state is AgentState.RUNNING and facts.resume_until is None:
+            # a new bridge cannot tell whether its build ended while nobody looked
+            facts.resume_until = self._desk.clock.monotonic() + _RESUME_GRACE_S
         if not view.known and task.agent.state is not AgentState.REMOVING:
             self._desk.errand(self._adopt(task), name=f"adopt {view.name}")
         facts.online = view.online

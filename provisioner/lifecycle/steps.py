@@ -16,7 +16,7 @@ from provisioner.lifecycle.ending import error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.model.agent import AgentState
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import ControllerError, LaunchError, Reason
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -33,6 +33,9 @@ _LAST_WORD_S = 3.0
 #: How long lines of a launch that takes its time wait for more lines before they are told.
 _TELL_EVERY_S = 1.0
 _BEFORE_CONNECTING = frozenset({AgentState.PLANNED, AgentState.REGISTERING, AgentState.STARTING})
+_UNSTARTED = _BEFORE_CONNECTING | {AgentState.CONNECTING, AgentState.IDLE}
+#: The agent may be connected; without the bridge it may then take a build of its label.
+_MAY_BE_ONLINE = frozenset({AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE})
 #: At least this long an agent gets to connect after a restart of the sidecar.
 _CONNECT_GRACE_S = 20.0
 
@@ -59,20 +62,31 @@ class AgentSteps:
             if await self._may_go(task):
                 task.move(AgentState.REMOVING)
             return
+        if task.agent.state in _UNSTARTED and not await self._oriented(task):
+            return
         if task.agent.state in _BEFORE_CONNECTING and not await self._still_wanted(task):
             return
         await self._acts[task.agent.state](task)
 
-    async def _still_wanted(self, task: AgentTask) -> bool:
-        """Whether a launch goes on; after a restart only once the controller showed what became of its item."""
+    async def _oriented(self, task: AgentTask) -> bool:
+        """After a restart nothing is decided about a launch before the controller showed what became of its item.
+
+        A failure that is found earlier would be counted against a request that is not known yet, and be lost.
+        """
         controller = self._controller(task)
         await task.facts.wait(lambda: controller.seen or task.doomed, task.clock)
-        if task.doomed:
-            return False
+        return not task.doomed
+
+    async def _still_wanted(self, task: AgentTask) -> bool:
+        """Whether a launch goes on."""
         if task.facts.started and task.agent.state is AgentState.STARTING:
             task.move(AgentState.RUNNING)  # it connected and took its build while nobody looked
             return False
         if task.agent.request is not None and self._desk.book.get(task.agent.request) is None:
+            if task.taken_over and task.agent.state is AgentState.STARTING:
+                # its agent may have connected and taken the build a moment ago: the observer asks what became of it
+                await task.facts.wait(lambda: task.facts.started or task.doomed, task.clock)
+                return False
             task.want_gone(Reason.CANCELLED, "its queue item left the queue before the agent was up")
             return False
         return True
@@ -222,7 +236,7 @@ class AgentSteps:
         limits = task.template.timeouts
         if controller.port.info and controller.port.info.mode is BridgeMode.OFF and not facts.finished:
             # Only the bridge closes the node by itself; without it this is what makes it single-use.
-            await controller.port.bar(task.agent.name)
+            await self._bar(task)
         while not (facts.finished or facts.vanished or task.doomed):
             left_s, told = _time_left(task, limits)
             if left_s <= 0:
@@ -265,15 +279,14 @@ class AgentSteps:
         """Whether an unwanted agent can be taken down; without the bridge a build may have slipped onto it."""
         controller = self._controller(task)
         info = controller.port.info
-        slipped = task.agent.state in (AgentState.CONNECTING, AgentState.IDLE)
         if (
-            not slipped
+            task.agent.state not in _MAY_BE_ONLINE
             or task.agent.reason is Reason.LIFETIME_EXCEEDED
             or info is None
             or info.mode is not BridgeMode.OFF
         ):
             return True
-        await controller.port.bar(task.agent.name)
+        await self._bar(task)
         snapshot = await controller.port.snapshot()
         if not any(node.name == task.agent.name and node.busy for node in snapshot.nodes):
             return True
@@ -282,6 +295,15 @@ class AgentSteps:
         task.keep()
         task.move(AgentState.RUNNING)
         return False
+
+    async def _bar(self, task: AgentTask) -> None:
+        """Close the node; that it is gone or cannot be closed is no reason to end a build that runs on it."""
+        try:
+            await self._controller(task).port.bar(task.agent.name)
+        except ControllerError as error:
+            if error.retryable:
+                raise
+            log.warning("agent.not_barred", agent=task.agent.name, problem=error.message)
 
     async def _instance_ended(self, task: AgentTask) -> bool:
         status = await self._ended(task)
