@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "resume": "provisioner.commands.resume",
     "orphans": "provisioner.commands.orphans",
     "bridge": "provisioner.commands.bridge",
+    "cleanup": "provisioner.commands.cleanup",
     "demo": "provisioner.commands.demo",
     "schema": "provisioner.commands.schema",
     "version": "provisioner.commands.version",

@@ -5,7 +5,7 @@ from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, Pull
 from provisioner.config.loading import Examined, Finding, config_path, examine, examine_bytes, load
 from provisioner.config.providers import Provider, Tls
 from provisioner.config.secret import SecretRef
-from provisioner.config.settings import Cleanup, CleanupLabels, Http, Limits, Registry, Settings
+from provisioner.config.settings import Cleanup, CleanupAfter, CleanupLabels, Http, Limits, Registry, Settings
 from provisioner.config.shape import json_schema
 from provisioner.config.template_parts import Resources, Timeouts
 from provisioner.config.templates import Template
@@ -14,6 +14,7 @@ __all__ = [
     "BackendKind",
     "BridgeChoice",
     "Cleanup",
+    "CleanupAfter",
     "CleanupLabels",
     "Controller",
     "Examined",

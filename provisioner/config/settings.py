@@ -13,6 +13,7 @@ from provisioner.config.providers import Provider
 from provisioner.config.secret import SecretRef
 from provisioner.config.templates import Template
 from provisioner.config.values import (
+    Count,
     Duration,
     Label,
     Listen,
@@ -20,6 +21,7 @@ from provisioner.config.values import (
     OwnerId,
     PositiveCount,
     RegistryHost,
+    Size,
     Text,
     split_listen,
 )
@@ -73,6 +75,18 @@ class CleanupLabels(Part):
         return self
 
 
+class CleanupAfter(Part):
+    """What makes a clean node dirty again."""
+
+    builds: Count = Field(1, description="after this many builds; 0: builds alone do not")
+    age_s: Annotated[Duration, Field(gt=0)] | None = Field(
+        None, alias="age", description="this long after its cleaning; default: never"
+    )
+    disk_below: Size | None = Field(
+        None, description="when the node monitor finds less free space below the node's root folder; default: never"
+    )
+
+
 class Cleanup(Part):
     """The scheduler of long-lived nodes."""
 
@@ -83,8 +97,17 @@ class Cleanup(Part):
     job: Text = Field(description="job that cleans one node, named by its parameter NODE")
     labels: CleanupLabels = Field(default_factory=CleanupLabels, description="labels that it reads and writes")
     dirty_timeout_s: Annotated[Duration, Field(gt=0)] = Field(
-        3600.0, alias="dirty_timeout", description="longest time that a node may stay dirty, more than 0"
+        3600.0,
+        alias="dirty_timeout",
+        description="longest time that one cleaning may wait or run; then it is ended and tried again, more than 0",
     )
+    at_once: PositiveCount = Field(2, description="most nodes that are cleaned at the same time")
+    skip: tuple[Text, ...] = Field((), description="nodes that are left alone although they have the label")
+    retries: Count = Field(2, description="how often a failed cleaning is tried again before the node is quarantined")
+    retry_after_s: Annotated[Duration, Field(ge=0)] = Field(
+        60.0, alias="retry_after", description="pause before the first new try; doubled for each one more"
+    )
+    after: CleanupAfter = Field(default_factory=CleanupAfter, description="what makes a clean node dirty again")
 
 
 class Settings(Part):

@@ -132,11 +132,13 @@ class Rest:
         Raises:
             ControllerError: with the HTTP status as code, 0 where there was no answer.
         """
-        return self._json(self.call("GET", path, op=op, timeout_s=timeout_s), path)
+        return self.parsed(self.call("GET", path, op=op, timeout_s=timeout_s), path)
 
     def post(self, path: str, json_body: object, *, op: str, timeout_s: float | None = None) -> Any:
         """POST JSON, the JSON of the answer; raises as `get` does."""
-        return self._json(self.call("POST", path, op=op, timeout_s=timeout_s, json_body=json_body, expect=(200,)), path)
+        return self.parsed(
+            self.call("POST", path, op=op, timeout_s=timeout_s, json_body=json_body, expect=(200,)), path
+        )
 
     def script(self, groovy: str, *, timeout_s: float | None = None) -> str:
         """Run a script in the script console; what it prints. 200 says nothing of the script's success."""
@@ -154,6 +156,7 @@ class Rest:
         timeout_s: float | None = None,
         form: Mapping[str, str] | None = None,
         json_body: object = None,
+        xml_body: bytes | None = None,
         expect: tuple[int, ...] | None = None,
     ) -> Answer:
         """One request, counted.
@@ -165,17 +168,18 @@ class Rest:
             timeout_s: for each wait on the connection.
             form: fields of a form.
             json_body: a JSON body instead.
+            xml_body: an XML body instead.
             expect: the statuses that are no error; default 200 for GET, 200 and 302 for POST.
 
         Raises:
             ControllerError: any other status, or no answer (code 0).
         """
         expect = expect or ((200,) if method == "GET" else (200, 201, 204, 302))
-        response = self._send(method, path, op, timeout_s, form, json_body)
+        response = self._send(method, path, op, timeout_s, form if xml_body is None else xml_body, json_body)
         if response.status_code == 403 and method == "POST" and self._client.crumb and "crumb" in response.text:
             # python-jenkins keeps a crumb for ever; one of another session is refused
             self._client.crumb = None
-            response = self._send(method, path, op, timeout_s, form, json_body)
+            response = self._send(method, path, op, timeout_s, form if xml_body is None else xml_body, json_body)
         if response.status_code not in expect:
             raise self._refusal(response, path)
         if _LOGIN_PAGE.search(urlsplit(response.headers.get("Location", "")).path):
@@ -188,12 +192,13 @@ class Rest:
         path: str,
         op: str,
         timeout_s: float | None,
-        form: Mapping[str, str] | None,
+        form: Mapping[str, str] | bytes | None,
         json_body: object,
     ) -> requests.Response:
         client = self._client
         client.now.timeout_s = timeout_s or self.timeout_s
-        request = requests.Request(method, self.url + path, data=form, json=json_body)
+        headers = {"Content-Type": "application/xml"} if isinstance(form, bytes) else {}
+        request = requests.Request(method, self.url + path, data=form, json=json_body, headers=headers)
         had_crumb = client.crumb
         try:
             response: requests.Response = client.jenkins_request(request, add_crumb=method != "GET")
@@ -269,7 +274,12 @@ class Rest:
             return "was refused for want of a valid crumb; use an API token instead of a password"
         return f"is refused: {_own_words(response)}"
 
-    def _json(self, answer: Answer, path: str) -> Any:
+    def parsed(self, answer: Answer, path: str) -> Any:
+        """The JSON of an answer.
+
+        Raises:
+            ControllerError: it is something else.
+        """
         try:
             return json.loads(answer.content)
         except ValueError as error:

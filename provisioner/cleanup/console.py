@@ -1,0 +1,115 @@
+"""Static nodes through the script console: one step under the controller's own lock, which a saved form takes too.
+
+Only for an account with Administer. Nothing stays in the controller.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from provisioner.cleanup.labels import split_labels
+from provisioner.cleanup.nodes import TRIES, LabelChange
+from provisioner.controller.rest import Rest
+from provisioner.model.errors import ControllerError
+
+_SAID = "jenkins-provisioner-said:"
+
+#: A script is answered with 200 whatever becomes of it, so it marks its own success.
+_FRAME = """
+import groovy.json.JsonOutput
+import groovy.json.JsonSlurper
+import hudson.model.Queue
+import jenkins.model.Jenkins
+import java.util.concurrent.Callable
+
+def ask = new JsonSlurper().parseText(new String('{ask}'.decodeBase64(), 'UTF-8'))
+def jenkins = Jenkins.get()
+def idleSince = {{ computer -> computer == null || !computer.idle ? null : computer.idleStartMilliseconds }}
+def work = {{ ->
+{work}
+}}
+println '{said}' + JsonOutput.toJson(Queue.withLock(work as Callable))
+"""
+
+_IDLE = "ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }"
+
+_RELABEL = """
+def node = jenkins.getNode(ask.name)
+if (node == null) return [code: 'gone']
+if (node.labelString != ask.from) return [code: 'changed', labels: node.labelString]
+if (ask.idle != null && idleSince(node.toComputer()) != ask.idle) return [code: 'used']
+if (ask.to != ask.from) {
+    node.labelString = ask.to
+    node.save()
+    jenkins.queue.scheduleMaintenance()
+}
+return [code: 'done']
+"""
+
+_HOLD = """
+def computer = jenkins.getComputer(ask.name)
+if (computer == null || computer.temporarilyOffline) return [code: 'no']
+computer.setTemporarilyOffline(true, new hudson.slaves.OfflineCause.UserCause(hudson.model.User.current(), ask.reason))
+return [code: 'done']
+"""
+
+_RELEASE = """
+def computer = jenkins.getComputer(ask.name)
+if (computer == null || !computer.temporarilyOffline || computer.offlineCauseReason != ask.reason) return [code: 'no']
+computer.setTemporarilyOffline(false, null)
+return [code: 'done']
+"""
+
+
+class ScriptHands:
+    """See `nodes.Hands`."""
+
+    def __init__(self, http: Rest) -> None:
+        self._http = http
+
+    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:
+        """When the last build of each idle node ended; a node that reconnected begins anew, as if it had been used."""
+        found = self._run(_IDLE, {"names": sorted(names)})
+        # a computer without executors tells a number before all times
+        return {name: int(at) for name, at in found.items() if isinstance(at, int) and at > 0}
+
+    def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
+        """Compare and set."""
+        text = ""
+        found = self._relabel(name, text, text, None)
+        for _ in range(TRIES):
+            if found["code"] == "changed":
+                text = str(found["labels"])
+            if not change.still_fits(text):
+                return False
+            found = self._relabel(name, text, change.made(text), idle_since_ms)
+            if found["code"] != "changed":
+                return bool(found["code"] == "done" and change.add in split_labels(change.made(text)))
+        raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
+
+    def hold(self, name: str, reason: str) -> bool:
+        """Take the node offline, unless somebody did."""
+        return bool(self._run(_HOLD, {"name": name, "reason": reason})["code"] == "done")
+
+    def release(self, name: str, reason: str) -> bool:
+        """Bring it back, if it is offline for just that reason."""
+        return bool(self._run(_RELEASE, {"name": name, "reason": reason})["code"] == "done")
+
+    def _relabel(self, name: str, before: str, after: str, idle_since_ms: int | None) -> dict[str, Any]:
+        found = self._run(_RELABEL, {"name": name, "from": before, "to": after, "idle": idle_since_ms})
+        if found["code"] == "gone":
+            raise ControllerError(f"node {name} is gone; nothing is left to do for it", code=404)
+        return found
+
+    def _run(self, work: str, ask: Mapping[str, object]) -> dict[str, Any]:
+        packed = base64.b64encode(json.dumps(ask).encode()).decode()
+        text = self._http.script(_FRAME.format(ask=packed, work=work, said=_SAID))
+        _, mark, said = text.rpartition(_SAID)
+        if not mark:
+            first = next((line for line in text.splitlines() if line.strip()), "it says nothing")
+            raise ControllerError(f"controller {self._http.name}: the script console failed: {first[:200]}")
+        found = json.loads(said)
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,197 @@
+"""Static nodes over plain REST: seen in one request, changed in one word of their configuration.
+
+Jenkins has no compare-and-set for a node. `PlainHands` reads, compares right before it writes, and reads again; what
+is left is the time of one request. `console.ScriptHands` does the same inside the controller, under its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from provisioner.cleanup.facts import Disk
+from provisioner.cleanup.labels import (
+    UnreadableNodeError,
+    changed_labels,
+    label_text,
+    split_labels,
+    with_label_text,
+)
+from provisioner.controller.rest import Answer, Rest
+from provisioner.model.errors import ControllerError
+
+#: How often a change is tried when somebody else changes the same node.
+TRIES = 5
+_MONITOR = "hudson.node_monitors.DiskSpaceMonitor"
+_TREE = (
+    "computer[displayName,offline,temporarilyOffline,offlineCauseReason,assignedLabels[name],"
+    "executors[currentExecutable[url]],oneOffExecutors[currentExecutable[url]]{}]"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeenNode:
+    """A node as the controller lists it."""
+
+    name: str
+    built_in: bool
+    labels: frozenset[str]
+    connected: bool
+    held: str | None
+    builds: tuple[str, ...]  # URLs of what has an executor
+    disk: Disk | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelChange:
+    """Labels to add and to take out, if `watched` are still as they were when that was decided."""
+
+    add: str
+    remove: str
+    watched: frozenset[str]
+    expected: frozenset[str]  # which of the watched ones the node had
+
+    def still_fits(self, text: str) -> bool:
+        """Whether a label field is as expected, whatever else is in it."""
+        return self.watched & frozenset(split_labels(text)) == self.expected
+
+    def made(self, text: str) -> str:
+        """The label field after the change."""
+        return changed_labels(text, add=(self.add,), remove=(self.remove,))
+
+
+class Hands(Protocol):
+    """What is done to a node."""
+
+    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:
+        """When the last build of each idle node ended, by the controller's clock; what is not known is left out."""
+        ...
+
+    def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
+        """Change labels; False: the node is no longer as it was, nothing was done.
+
+        Args:
+            name: the node.
+            change: which labels.
+            idle_since_ms: only if nothing has run on it since, where that can be told.
+        """
+        ...
+
+    def hold(self, name: str, reason: str) -> bool:
+        """Take the node offline; False: somebody had done so before."""
+        ...
+
+    def release(self, name: str, reason: str) -> bool:
+        """Bring it back, if it is offline for just that reason; False: it is not."""
+        ...
+
+
+def list_nodes(http: Rest, *, disk: bool) -> tuple[list[SeenNode], int | None]:
+    """Every node, and the controller's time in ms (None where it does not tell)."""
+    tree = _TREE.format(",monitorData[*]" if disk else "")
+    answer = http.call("GET", f"computer/api/json?tree={tree}", op="cleanup")
+    return [_seen(computer) for computer in http.parsed(answer, "computer/")["computer"]], _time_ms(answer)
+
+
+def _seen(computer: Mapping[str, Any]) -> SeenNode:
+    name = str(computer["displayName"])
+    held = computer.get("temporarilyOffline")
+    return SeenNode(
+        name=name,
+        built_in="MasterComputer" in str(computer.get("_class", "")),
+        labels=frozenset(label["name"] for label in computer.get("assignedLabels") or ()) - {name},
+        connected=not computer.get("offline"),
+        held=str(computer.get("offlineCauseReason") or "") if held else None,
+        builds=tuple(_builds(computer)),
+        disk=_disk(computer.get("monitorData")),
+    )
+
+
+def _builds(computer: Mapping[str, Any]) -> Iterable[str]:
+    for executor in computer.get("executors") or ():
+        build = executor.get("currentExecutable")
+        if build:
+            yield str(build.get("url") or "an unnamed build")
+    for executor in computer.get("oneOffExecutors") or ():
+        build = executor.get("currentExecutable")
+        # a Pipeline has such an executor somewhere for as long as it lasts, and does nothing there
+        if build and "WorkflowRun" not in str(build.get("_class", "")):
+            yield str(build.get("url") or "an unnamed build")
+
+
+def _disk(monitors: Mapping[str, Any] | None) -> Disk | None:
+    found = (monitors or {}).get(_MONITOR)
+    if not isinstance(found, Mapping) or "size" not in found:
+        return None
+    return Disk(free_bytes=int(found["size"]), at_ms=int(found.get("timestamp") or 0))
+
+
+def _time_ms(answer: Answer) -> int | None:
+    try:
+        return round(parsedate_to_datetime(answer.headers["Date"]).timestamp() * 1000)
+    except (KeyError, ValueError):
+        return None
+
+
+class PlainHands:
+    """Every change by plain REST: no more than Agent/Configure and Agent/Disconnect is needed."""
+
+    def __init__(self, http: Rest) -> None:
+        self._http = http
+
+    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:  # noqa: ARG002  (REST does not tell)
+        """Nothing: REST tells what runs now, not what ran."""
+        return {}
+
+    def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:  # noqa: ARG002
+        """Read, compare, write, verify; what a person changes at the same time is taken over and kept."""
+        path = f"computer/{quote(name, safe='')}/config.xml"
+        for _ in range(TRIES):
+            before = self._read(path)
+            text = _text(before, name)
+            if not change.still_fits(text):
+                return False
+            after = with_label_text(before, change.made(text))
+            if self._read(path) != before:
+                continue  # somebody is just changing it; what they wrote is the new beginning
+            self._http.call("POST", path, op="relabel", xml_body=after, expect=(200,))
+            found = split_labels(_text(self._read(path), name))
+            if change.add in found and change.remove not in found:
+                return True
+        raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
+
+    def hold(self, name: str, reason: str) -> bool:
+        """Toggling is all that REST has, so the state is read first."""
+        if self._held(name) is not None:
+            return False
+        self._toggle(name, reason)
+        return self._held(name) == reason
+
+    def release(self, name: str, reason: str) -> bool:
+        """Bring it back, if it is offline for just that reason."""
+        if self._held(name) != reason:
+            return False
+        self._toggle(name, "")
+        return True
+
+    def _read(self, path: str) -> bytes:
+        return self._http.call("GET", path, op="relabel").content
+
+    def _held(self, name: str) -> str | None:
+        tree = "tree=temporarilyOffline,offlineCauseReason"
+        found = self._http.get(f"computer/{quote(name, safe='')}/api/json?{tree}", op="cleanup")
+        return str(found.get("offlineCauseReason") or "") if found["temporarilyOffline"] else None
+
+    def _toggle(self, name: str, reason: str) -> None:
+        message = f"?offlineMessage={quote(reason, safe='')}" if reason else ""
+        self._http.call("POST", f"computer/{quote(name, safe='')}/toggleOffline{message}", op="quarantine")
+
+
+def _text(xml: bytes, name: str) -> str:
+    try:
+        return label_text(xml)
+    except UnreadableNodeError as error:
+        raise ControllerError(f"node {name}: {error}; save it once on its own page") from error

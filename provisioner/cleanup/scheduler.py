@@ -1,0 +1,315 @@
+"""One pass over the nodes: look, decide, act; and passes in a row.
+
+Everything is read from the controller in each pass, so that any number of schedulers may work at once and each may be
+killed at any moment: every act is one request, and what it needs to be understood later is written before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from provisioner.cleanup.console import ScriptHands
+from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Policy, Word, read_note
+from provisioner.cleanup.job import FRESH_S, CleanupJob
+from provisioner.cleanup.nodes import Hands, LabelChange, PlainHands, list_nodes
+from provisioner.cleanup.state import Act, Decision, NodeState, decide, failures, is_looked_after, is_our_quarantine
+from provisioner.config import Settings
+from provisioner.controller.rest import Rest
+from provisioner.model.errors import ConfigError, ControllerError
+
+log = structlog.get_logger(__name__)
+
+#: Builds of the cleanup job that are looked at: for each node, and at least.
+_BUILDS_EACH, _BUILDS_LEAST = 10, 200
+#: `--once` looks again this often while a cleaning is under way, and gives up after so many passes with errors.
+FOLLOW_S = 2.0
+_ERRORS = 3
+_BAD = frozenset({NodeState.FAILED, NodeState.QUARANTINED})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What one pass did with one node."""
+
+    node: str
+    state: NodeState
+    act: Act
+    reason: str
+    outcome: str = ""  # `done`, `changed meanwhile`, or what went wrong; empty: nothing was to be done
+    failed: bool = False  # the act did not work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """All that is known, and when it was asked for."""
+
+    nodes: tuple[NodeFacts, ...]
+    decisions: dict[str, Decision]
+    began_s: float  # monotonic, before the first request
+
+    def node(self, name: str) -> NodeFacts:
+        """One node's facts."""
+        return next(node for node in self.nodes if node.name == name)
+
+
+class Scheduler:
+    """The dirty/clean scheduler of one controller.
+
+    Args:
+        http: the controller.
+        job: full name of the cleanup job.
+        policy: what the configuration says.
+        script: whether the script console may be used.
+        monotonic: a clock.
+        sleep: waits.
+        now_s: wall time, for a controller that does not tell its own.
+    """
+
+    def __init__(
+        self,
+        http: Rest,
+        *,
+        job: str,
+        policy: Policy,
+        script: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._http = http
+        self._job = CleanupJob(http, job)
+        self._policy = policy
+        self._hands: Hands = ScriptHands(http) if script else PlainHands(http)
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._now_s = now_s
+
+    @property
+    def atomic(self) -> bool:
+        """Whether changes are made inside the controller."""
+        return isinstance(self._hands, ScriptHands)
+
+    # -- seeing
+
+    def look(self) -> Look:
+        """Read everything and decide; changes nothing."""
+        began_s = self._monotonic()
+        seen, time_ms = list_nodes(self._http, disk=self._policy.disk_below is not None)
+        ours = [n.name for n in seen if not n.built_in and self._policy.cleanable in n.labels]
+        job = self._job.read(max(_BUILDS_LEAST, _BUILDS_EACH * len(ours)))
+        idle = self._idle_since(ours)
+        nodes = []
+        for node in seen:
+            cleanings = job.builds.get(node.name, ())
+            own = {c.url for c in cleanings}
+            nodes.append(
+                NodeFacts(
+                    name=node.name,
+                    labels=node.labels,
+                    built_in=node.built_in,
+                    connected=node.connected,
+                    held=node.held,
+                    # a cleaning that began after its executor was listed has no place below; it is not another's build
+                    runs=tuple(url for url in node.builds if url not in own),
+                    idle_since_ms=idle.get(node.name),
+                    disk=node.disk,
+                    cleanings=tuple(replace(c, on_node=c.url in node.builds) for c in cleanings),
+                    queued=tuple(job.queued.get(node.name, ())),
+                )
+            )
+        now_ms = time_ms if time_ms is not None else round(self._now_s() * 1000)
+        decisions = {d.node: d for d in decide(nodes, now_ms, self._policy)}
+        return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
+
+    def _idle_since(self, names: Sequence[str]) -> dict[str, int]:
+        if not names:
+            return {}
+        try:
+            return dict(self._hands.idle_since_ms(names))
+        except ControllerError as error:
+            if error.code not in {401, 403, 404}:
+                raise
+            log.info("cleanup.plain", problem=error.message, instead="plain REST; a build between two looks is missed")
+            self._hands = PlainHands(self._http)
+            return {}
+
+    # -- acting
+
+    def plan(self) -> tuple[Row, ...]:
+        """What a pass would do."""
+        return tuple(_row(decision) for decision in self.look().decisions.values())
+
+    def one_pass(self) -> tuple[Row, ...]:
+        """Look, and act on every node that needs it.
+
+        Raises:
+            ControllerError: the nodes or the job could not be read; nothing was done.
+        """
+        look = self.look()
+        rows = []
+        for name, wanted in look.decisions.items():
+            decision: Decision | None = wanted
+            if wanted.act in {Act.START, Act.RETRY} or (
+                wanted.act is not Act.WAIT and self._monotonic() - look.began_s > FRESH_S
+            ):
+                # two looks in a row must agree: between queue and build there is a moment without either
+                look_again = self.look()
+                decision = look_again.decisions.get(name)
+                look = replace(look, nodes=look_again.nodes, began_s=look_again.began_s)
+            if decision is None or decision.act is not wanted.act:
+                rows.append(replace(_row(decision or wanted), act=Act.WAIT, outcome="changed meanwhile"))
+            elif decision.act is Act.WAIT:
+                rows.append(_row(decision))
+            else:
+                rows.append(self._act(look, decision))
+        return tuple(rows)
+
+    def once(self, tell: Callable[[Row], None] = lambda _row: None) -> tuple[Row, ...]:
+        """Passes until every cleaning that is under way has ended and is settled; the last look at each node.
+
+        Args:
+            tell: is told of every act.
+        """
+        errors = 0
+        while True:
+            rows = self.one_pass()
+            for row in rows:
+                if row.act is not Act.WAIT:
+                    tell(row)
+            errors = errors + 1 if any(row.failed for row in rows) else 0
+            moving = any(row.act is not Act.WAIT or row.outcome or row.state is NodeState.CLEANING for row in rows)
+            if not moving or errors >= _ERRORS:
+                return rows
+            self._sleep(FOLLOW_S)
+
+    def _act(self, look: Look, decision: Decision) -> Row:
+        try:
+            done = self._do(look.node(decision.node), decision, look.began_s)
+        except ControllerError as error:
+            log.warning("cleanup.failed", node=decision.node, act=decision.act.value, problem=error.message)
+            return replace(_row(decision), outcome=error.message, failed=True)
+        outcome = "done" if done else "changed meanwhile"
+        log.info("cleanup.act", node=decision.node, act=decision.act.value, reason=decision.reason, outcome=outcome)
+        return replace(_row(decision), outcome=outcome)
+
+    def _do(self, node: NodeFacts, decision: Decision, seen_s: float) -> bool:
+        cleaning = decision.cleaning
+        if decision.act is Act.MARK_DIRTY:
+            return self._make_dirty(node, decision)
+        if cleaning is not None and decision.note is not None:
+            self._job.describe(cleaning, decision.note)
+        match decision.act:
+            case Act.START | Act.RETRY:
+                if self._monotonic() - seen_s > FRESH_S:
+                    return False  # too slow to be sure that nobody else has asked
+                self._job.start(node.name)
+            case Act.MARK_CLEAN if cleaning is not None:
+                return self._make_clean(node, cleaning)
+            case Act.STOP if decision.queue_id is not None:
+                self._job.cancel(decision.queue_id)
+            case Act.STOP if cleaning is not None:
+                self._job.stop(cleaning)
+            case Act.QUARANTINE:
+                return self._hands.hold(node.name, f"{MARK} quarantine: {decision.reason}"[:500])
+        return True
+
+    def _make_dirty(self, node: NodeFacts, decision: Decision) -> bool:
+        change = self._change(node, add=self._policy.dirty)
+        if decision.cleaning is None or decision.note is None:
+            return self._hands.relabel(node.name, change)
+        try:
+            self._job.describe(decision.cleaning, decision.note)
+        except ControllerError as error:
+            # whatever is wrong there, no build may come to this node any more
+            changed = self._hands.relabel(node.name, change)
+            if error.code == 404:  # the build is gone, and with it all reason to believe
+                return changed
+            raise
+        return self._hands.relabel(node.name, change)
+
+    def _make_clean(self, node: NodeFacts, cleaning: Cleaning) -> bool:
+        change = self._change(node, add=self._policy.clean)
+        if not self._hands.relabel(node.name, change, idle_since_ms=node.idle_since_ms):
+            return False
+        note = read_note(self._job.description(cleaning))
+        if note is not None and note.word is Word.CLEAN:
+            return True
+        # another scheduler made it clean before us, saw it used and dirty again, and spent this success
+        labels = node.labels - {self._policy.dirty} | {self._policy.clean}
+        self._hands.relabel(node.name, self._change(replace(node, labels=labels), add=self._policy.dirty))
+        return False
+
+    def _change(self, node: NodeFacts, *, add: str) -> LabelChange:
+        policy = self._policy
+        watched = frozenset({policy.cleanable, policy.dirty, policy.clean})
+        return LabelChange(
+            add=add,
+            remove=policy.clean if add == policy.dirty else policy.dirty,
+            watched=watched,
+            expected=watched & node.labels,
+        )
+
+    # -- for a person
+
+    def recover(self, name: str) -> None:
+        """Bring a node back that we took offline, and forgive its failures.
+
+        Raises:
+            ControllerError: it is not in quarantine, or not one of ours.
+        """
+        look = self.look()
+        node = next((n for n in look.nodes if n.name == name and is_looked_after(n, self._policy)), None)
+        if node is None or not is_our_quarantine(node.held):
+            what = "is no node with the label " + self._policy.cleanable if node is None else "is not in quarantine"
+            raise ControllerError(f"{name} {what}; nothing was changed", code=404)
+        decision = look.decisions[name]
+        if failures(node) and decision.cleaning is not None and decision.note is not None:
+            self._job.describe(decision.cleaning, decision.note)
+        if not self._hands.release(name, node.held or ""):
+            raise ControllerError(f"{name} was changed by somebody else at the same time; look again", code=409)
+
+
+def is_bad(row: Row) -> bool:
+    """Whether a person should look at it."""
+    return row.failed or row.state in _BAD or row.act is Act.QUARANTINE
+
+
+def _row(decision: Decision) -> Row:
+    return Row(node=decision.node, state=decision.state, act=decision.act, reason=decision.reason)
+
+
+def make_scheduler(settings: Settings) -> Scheduler:
+    """The scheduler that the configuration asks for.
+
+    Raises:
+        ConfigError: it asks for none, or the token is missing.
+    """
+    wanted = settings.cleanup
+    if wanted is None:
+        raise ConfigError("the configuration has no `cleanup:`; docs/cleanup.md shows one")
+    controller = settings.controller(wanted.controller)
+    http = Rest(
+        name=controller.name,
+        url=controller.url,
+        user=controller.user,
+        token=controller.token.read(),
+        timeout_s=controller.timeout_s,
+    )
+    policy = Policy(
+        cleanable=wanted.labels.cleanable,
+        dirty=wanted.labels.dirty,
+        clean=wanted.labels.clean,
+        dirty_timeout_s=wanted.dirty_timeout_s,
+        at_once=wanted.at_once,
+        skip=frozenset(wanted.skip),
+        retries=wanted.retries,
+        retry_after_s=wanted.retry_after_s,
+        after_builds=wanted.after.builds,
+        after_age_s=wanted.after.age_s,
+        disk_below=wanted.after.disk_below,
+    )
+    return Scheduler(http, job=wanted.job, policy=policy, script=controller.bridge.value in {"auto", "script"})
