@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from provisioner.config.problems import KeyPath, Problem
-from provisioner.config.values import place_holders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +37,6 @@ def _is_set(value: object) -> bool:
     return value is not None
 
 
-def _has_place_holder(value: object) -> bool:
-    return isinstance(value, str) and bool(place_holders(value))
-
-
 def _by_ssh(value: object) -> bool:
     return isinstance(value, str) and value.startswith("ssh://")
 
@@ -58,7 +53,6 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="providers[].tls", when=_is_set, instead="use unix:///PATH as the endpoint"),
     NotYet(path="providers[].agent_url", when=_is_set, instead="use the controller's agent_url"),
     NotYet(path="templates[].extends", when=_is_set, instead="write the keys out"),
-    NotYet(path="templates[].labels[]", when=_has_place_holder, instead="use a label without braces"),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
     NotYet(path="templates[].transport", when=_among("tcp", "ssh", "ssh-gateway"), instead="use websocket"),
     NotYet(path="templates[].java", when=_among("injected"), instead="use image"),
@@ -68,7 +62,7 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="templates[].resources.gpus", when=_given, instead="use 0"),
     NotYet(path="templates[].volumes", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].sidecars", when=_given, instead=LEAVE_OUT),
-    NotYet(path="templates[].overrides", when=_given, instead=LEAVE_OUT),
+    NotYet(path="templates[].overrides.disk", when=_is_set, instead=LEAVE_OUT),
     NotYet(path="templates[].standby", when=_given, instead="use 0"),
     NotYet(path="templates[].hold_on_failure", when=_given, instead="use 0"),
     NotYet(path="cleanup", when=_is_set, instead=LEAVE_OUT),

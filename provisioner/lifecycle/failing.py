@@ -57,9 +57,9 @@ class Failing:
         self._desk.errand(self._tell(request, [*lines, *told, again]), name=f"tell {request.item.key}")
 
     def take_up(self) -> None:
-        """End what an earlier process did not get to end."""
-        for request in tuple(self._desk.book):
-            if request.state is RequestState.FAILING and request.item.key not in self._ending:
+        """End what an earlier process did not get to end, and what was refused without a launch."""
+        for request in self._desk.book.failing():
+            if request.item.key not in self._ending:
                 error = ProvisionerError(
                     request.detail, reason=request.reason or Reason.INTERNAL_ERROR, tail=request.tail
                 )

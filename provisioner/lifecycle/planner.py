@@ -12,8 +12,10 @@ from provisioner.capacity.placement import Asked, Place, counted_turns, place
 from provisioner.capacity.room import Condition, Plant, ProviderState
 from provisioner.lifecycle.failing import Failing
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
+from provisioner.model.errors import Reason
 from provisioner.model.request import Request
 from provisioner.routing.match import Router
+from provisioner.routing.overrides import Granted, override
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.desk import Desk
@@ -57,6 +59,8 @@ class Planner:
 
     def plan(self) -> None:
         """One pass: every request that can get an agent now gets one."""
+        for request in self._desk.book.take_unchecked():
+            self._granted(request)
         self._failing.take_up()
         desk = self._desk
         free = desk.settings.limits.agents - len(desk.agents)
@@ -98,9 +102,23 @@ class Planner:
         controller = self._desk.controllers[request.item.key.controller]
         return controller.up and controller.seen and not controller.quieting_down
 
+    def _granted(self, request: Request) -> Granted | None:
+        """What its agent is made from; None if what it asks for is refused, or its template is no longer there."""
+        match, template = self._desk.book.match(request), self._templates.get(request.template)
+        if match is None or template is None:
+            return None
+        answer = override(template, request.item.parameters, match.bindings)
+        if isinstance(answer, Granted):
+            return answer
+        log.warning("request.refused", request=str(request.item.key), problem=answer.message)
+        self._desk.metrics.error(Reason.OVERRIDE_REFUSED)
+        self._desk.book.refuse(request, Reason.OVERRIDE_REFUSED, answer.message)
+        self._desk.plan_again.set()  # for its end, and for the room that it leaves to others
+        return None
+
     def _begin(self, request: Request, decision: Place) -> None:
-        match = self._desk.book.match(request)
-        if match is None:
+        match, granted = self._desk.book.match(request), self._granted(request)
+        if match is None or granted is None:
             return
         now = self._desk.clock.now()
         agent = Agent(
@@ -116,12 +134,13 @@ class Planner:
             target=Target.SERVE,
             created_at=now,
             attempt=request.attempts + 1,
-            spec=self._templates[decision.template].spec(),
+            spec=granted.spec,
             marks={AgentState.PLANNED.value: now},
         )
         self._desk.book.served(request, agent.name)
         log.info("agent.planned", agent=agent.name, request=str(request.item.key), provider=agent.provider)
         self._launch(agent)
+        self._desk.agents[agent.name].log.say(*granted.lines)
 
     def _pause_s(self) -> float:
         wake = self._desk.book.next_wake()

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from provisioner.lifecycle.clock import Clock
 from provisioner.model.agent import Agent
-from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, NoRoom, ProvisionerError
+from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, NoRoom, ProvisionerError, Reason
 from provisioner.model.queue import QueueItem, RequestKey
 from provisioner.model.request import REQUEST_MOVES, Request, RequestState
 from provisioner.records.store import Store
@@ -35,6 +35,8 @@ class RequestBook:
         self.unserved: dict[RequestKey, QueueItem] = {}
         self._remembered = {r.item.key: r for r in store.requests()}
         self._stored = set(self._remembered)
+        self._failing: dict[RequestKey, None] = {}
+        self._unchecked: dict[RequestKey, None] = {}  # nobody has looked yet at what they ask for
         self._expected: dict[RequestKey, str] = {}  # agents of an earlier process, by the request they serve
 
     def __iter__(self) -> Iterator[Request]:
@@ -81,6 +83,7 @@ class RequestBook:
         elif request.state is RequestState.SERVED:
             request = replace(request, state=RequestState.WAITING, agent=None)
         self._put(request)
+        self._unchecked[key] = None
         return True
 
     def _new(self, item: QueueItem) -> Request | None:
@@ -99,6 +102,7 @@ class RequestBook:
             winner = router.match(request.item).winner
             if winner is not None:
                 self._put(replace(request, template=winner.template))
+                self._unchecked[request.item.key] = None
             else:
                 self.unserved[request.item.key] = request.item
         for item in items:
@@ -126,6 +130,21 @@ class RequestBook:
                         break
         heads.sort(key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id))
         return heads
+
+    def take_unchecked(self) -> list[Request]:
+        """The waiting requests that are new since the last call."""
+        keys, self._unchecked = self._unchecked, {}
+        found = (self._requests.get(key) for key in keys)
+        return [request for request in found if request is not None and request.state is RequestState.WAITING]
+
+    def failing(self) -> list[Request]:
+        """The requests that are to be ended."""
+        return [self._requests[key] for key in self._failing]
+
+    def refuse(self, request: Request, reason: Reason, detail: str) -> None:
+        """It cannot be served, by its own fault, and no launch was needed to know it."""
+        self._put(self._moved(request, RequestState.FAILING, reason=reason, detail=detail, tail=()))
+        self._keep(self._requests[request.item.key])
 
     def next_wake(self) -> datetime | None:
         """When the first pause of a waiting request ends."""
@@ -219,7 +238,12 @@ class RequestBook:
             queue[key] = None
         else:
             queue.pop(key, None)
+        if request.state is RequestState.FAILING:
+            self._failing[key] = None
+        else:
+            self._failing.pop(key, None)
 
     def _drop(self, request: Request) -> None:
         self._requests.pop(request.item.key, None)
+        self._failing.pop(request.item.key, None)
         self._by_template.get(request.template, {}).pop(request.item.key, None)

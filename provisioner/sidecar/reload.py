@@ -6,6 +6,7 @@ from provisioner.config import Settings
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
 from provisioner.routing.match import Router
+from provisioner.sidecar.assembly import override_parameters
 
 
 def apply_settings(engine: Engine, new: Settings) -> None:
@@ -22,6 +23,8 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         "http": old.http == new.http,
         "controllers": old.controllers == new.controllers,
         "registries": old.registries == new.registries,
+        # controllers are asked for these parameters and for no others
+        "the parameters that `overrides` name": _parameters(old) == _parameters(new),
     }
     moved = [f"provider {name}" for name in sorted(_places(old) ^ _places(new))]
     changed = [key for key, same in fixed.items() if not same] + moved
@@ -35,6 +38,10 @@ def apply_settings(engine: Engine, new: Settings) -> None:
     desk.metrics.expect(controllers=desk.controllers, templates=[t.name for t in new.templates])
     engine.planner.reconfigure()
     desk.plan_again.set()
+
+
+def _parameters(settings: Settings) -> set[str]:
+    return {name for template in settings.templates for name in override_parameters(template)}
 
 
 def _places(settings: Settings) -> set[str]:

@@ -59,10 +59,16 @@ class FakeController:
 
     # what a test does
 
-    def queue(self, label: str | None = "maven", job: str = "app", kind: ItemKind = ItemKind.FREESTYLE) -> QueueItem:
+    def queue(
+        self,
+        label: str | None = "maven",
+        job: str = "app",
+        kind: ItemKind = ItemKind.FREESTYLE,
+        parameters: Mapping[str, str] | None = None,
+    ) -> QueueItem:
         self._ids += 1
         key = RequestKey(controller=self.name, queue_id=self._ids, since_ms=1_000_000 + self._ids, task=f"job/{job}/")
-        item = QueueItem(key=key, kind=kind, job=job, label=label)
+        item = QueueItem(key=key, kind=kind, job=job, label=label, parameters=parameters or {})
         self.items[key.queue_id] = item
         self.fates[key] = FateOf(fate=Fate.WAITING)
         self._seen.put_nowait(ItemBuildable(item=item))

@@ -29,11 +29,6 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
         [("templates.1", {"name": "b", "labels": ["b"], "providers": ["here"], "extends": "maven"})],
         'templates[1].extends: "maven" is not yet',
     ),
-    (
-        "templates[].labels[]",
-        [(f"{T}.labels", ["a", "i={image}"]), (f"{T}.overrides.image", {"allow": ["*"]})],
-        'templates[0].labels[1]: "i={image}" is not yet',
-    ),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
     ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
     ("templates[].java", [(f"{T}.java", "injected")], 'templates[0].java: "injected" is not yet'),
@@ -47,7 +42,7 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("templates[].resources.gpus", [(f"{T}.resources.gpus", 1)], "templates[0].resources.gpus: 1 is not yet"),
     ("templates[].volumes", [(f"{T}.volumes", [{"workspace": "per-job"}])], "templates[0].volumes: is not yet"),
     ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
-    ("templates[].overrides", [(f"{T}.overrides.cpus", {"max": 4})], "templates[0].overrides: is not yet"),
+    ("templates[].overrides.disk", [(f"{T}.overrides.disk", {"max": "4g"})], "templates[0].overrides.disk: is not yet"),
     ("templates[].standby", [(f"{T}.standby", 2)], "templates[0].standby: 2 is not yet supported; use 0"),
     ("templates[].hold_on_failure", [(f"{T}.hold_on_failure", 1)], "templates[0].hold_on_failure: 1 is not yet"),
     ("cleanup", [("cleanup", {"controller": "main", "job": "j"})], "cleanup: is not yet supported; leave it out"),
@@ -113,13 +108,11 @@ def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -
         assert last in lines[finding.line - 1], finding
     assert [finding.path for finding in findings] == [
         "providers[1].backend",
-        "templates[0].labels[2]",
         "templates[0].java",
         "templates[0].secrets",
         "templates[0].resources.disk",
         "templates[0].volumes",
         "templates[0].sidecars",
-        "templates[0].overrides",
         "templates[1].build",
         "cleanup",
     ]
