@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 #: The start of the JVM is most of an agent's start, and processor-bound in a burst: the fast compiler alone
-#: and the collector without threads of its own. An image may carry any Java, hence the first flag.
+#: and the collector without threads of its own, and no file for other processes to watch it by.
+#: An image may carry any Java, hence the first flag.
 FLAGS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
     "-Xshare:auto",
 )
 

@@ -156,7 +156,7 @@ async def test_jar_is_put_there_once_by_two_sidecars_at_once(rig: DockerRig, cli
 async def test_jar_volume_that_was_pruned_is_filled_again(
     rig: DockerRig, client: docker.APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provisioner.backends.docker.jar._TRUST_S", 0.0)
+    monkeypatch.setattr("provisioner.backends.docker.shared._TRUST_S", 0.0)
     backend = await rig.backend()
     jar = uuid.uuid4().bytes * 10
     volume = f"jenkins-provisioner-jar-{hashlib.sha256(jar).hexdigest()[:32]}"
@@ -172,7 +172,7 @@ async def test_jar_volume_that_was_pruned_is_filled_again(
 async def test_filler_that_a_dead_sidecar_left_is_replaced(
     rig: DockerRig, client: docker.APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provisioner.backends.docker.jar._FILLING_S", 0.5)
+    monkeypatch.setattr("provisioner.backends.docker.shared._FILLING_S", 0.5)
     jar = uuid.uuid4().bytes * 10
     volume = f"jenkins-provisioner-jar-{hashlib.sha256(jar).hexdigest()[:32]}"
     left = client.create_container(BUSYBOX, ["x"], name=f"{volume}-fill")["Id"]

@@ -20,6 +20,7 @@ from provisioner.backends.docker.faults import read_error
 from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
+from provisioner.backends.docker.runtime import problem as runtime_problem
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
 
@@ -84,9 +85,11 @@ class DockerBackend:
     async def open(self) -> None:
         """Connect, and agree on the API's version."""
         await self.ping()
+        self._launching.class_data.prune()
 
     async def close(self) -> None:
         """Let go of threads and connections; containers live on."""
+        self._launching.class_data.close()
         for pool in (self._pulls, self._starts, self._stops, self._reads):
             pool.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
@@ -115,6 +118,8 @@ class DockerBackend:
             problems.append("the template has no image; add `image: NAME`")
         elif order.pull == "never" and await self._images.present(order.image) is None:
             problems.append(f"the image {order.image} is not on the engine; pull it there, or write `pull: missing`")
+        if order.java == "injected" and (missing := await self._in(self._reads, runtime_problem)) is not None:
+            problems.append(missing)
         for key, what in (("sidecars", "side containers"), ("build", "image builds")):
             if order.template.get(key):
                 problems.append(f"`{key}:` is set, and this backend has no {what} yet")

