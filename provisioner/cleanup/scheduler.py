@@ -143,8 +143,11 @@ class Scheduler:
         """What a pass would do."""
         return tuple(_row(decision) for decision in self.look().decisions.values())
 
-    def one_pass(self) -> tuple[Row, ...]:
+    def one_pass(self, tell: Callable[[Row], None] = lambda _row: None) -> tuple[Row, ...]:
         """Look, and act on every node that needs it.
+
+        Args:
+            tell: is told of each node when its turn is over.
 
         Raises:
             ControllerError: the nodes or the job could not be read; nothing was done.
@@ -166,6 +169,7 @@ class Scheduler:
                 rows.append(_row(decision))
             else:
                 rows.append(self._act(look, decision))
+            tell(rows[-1])
         return tuple(rows)
 
     def once(self, tell: Callable[[Row], None] = lambda _row: None) -> tuple[Row, ...]:

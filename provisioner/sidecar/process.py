@@ -17,6 +17,7 @@ from provisioner.lifecycle.clock import SystemClock
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
 from provisioner.sidecar.assembly import assemble
+from provisioner.sidecar.cleaning import CleanupLoop
 from provisioner.sidecar.reload import apply_settings
 from provisioner.web.server import WebServer
 
@@ -59,6 +60,8 @@ class Sidecar:
                 "sidecar.started", version=__version__, id=self._settings.id, http=address, agents_taken_over=taken_over
             )
             loops = asyncio.create_task(engine.run(), name="engine")
+            cleanup = asyncio.create_task(CleanupLoop(desk).run(), name="cleanup")
+            stack.callback(cleanup.cancel)
             self._catch_signals()
             ready(address)
             stopped = asyncio.create_task(self._stop.wait(), name="stop")
