@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from provisioner.config.document import Document, parse
+from provisioner.config.inheritance import inherit
 from provisioner.config.not_yet import not_yet
 from provisioner.config.problems import Problem, related, written
 from provisioner.config.rules import RULES
@@ -79,12 +80,15 @@ def examine_bytes(data: bytes, file: str) -> Examined:
     problems = list(document.problems)
     settings: Settings | None = None
     if isinstance(document.value, dict):
+        inherited = inherit(document.value)
+        problems += inherited.problems
         try:
-            settings = Settings.model_validate(document.value)
+            settings = Settings.model_validate(inherited.value)
         except ValidationError as error:
             # what the YAML itself has wrong at a key is told once
             problems += [p for p in problems_of(error) if all(p.path != known.path for known in document.problems)]
-        problems += _between(document.value, problems)
+        problems += _between(inherited.value, problems)
+        problems = [p for p in problems if not inherited.told_elsewhere(p, document.lines, problems)]
     if problems:
         settings = None
     return Examined(file=file, settings=settings, findings=_findings(file, document, problems))

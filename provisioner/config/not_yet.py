@@ -52,7 +52,6 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="providers[].endpoint", when=_by_ssh, instead="use unix:///PATH"),
     NotYet(path="providers[].tls", when=_is_set, instead="use unix:///PATH as the endpoint"),
     NotYet(path="providers[].agent_url", when=_is_set, instead="use the controller's agent_url"),
-    NotYet(path="templates[].extends", when=_is_set, instead="write the keys out"),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
     NotYet(path="templates[].transport", when=_among("tcp", "ssh", "ssh-gateway"), instead="use websocket"),
     NotYet(path="templates[].java", when=_among("injected"), instead="use image"),

@@ -77,7 +77,8 @@ def images_are_there(parts: Parts) -> Iterator[Problem]:
         path: KeyPath = ("templates", index, "image")
         if template.image is not None and template.build is not None:
             yield Problem(path=path, text="stands beside `build`; leave one of them out")
-        if template.build is not None or template.extends is not None:
+        parentless = template.extends is not None and template.extends not in parts.names["templates"].values()
+        if template.build is not None or parentless:
             continue
         needing = [
             by_name[name]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from provisioner.config.kinds import BackendKind, JavaSource, PullPolicy, TransportKind
 from provisioner.config.part import Part
@@ -47,14 +47,25 @@ Image = Annotated[
 ]
 
 
+def _needed_unless_inherited(schema: dict[str, object]) -> None:
+    schema["required"] = ["name"]
+    schema["anyOf"] = [{"required": ["labels", "providers"]}, {"required": ["extends"]}]
+
+
 class Template(Part):
     """What to start for which labels."""
 
+    model_config = ConfigDict(json_schema_extra=_needed_unless_inherited)
+
     name: TemplateName = Field(description="name of the template; the names of its nodes begin with it")
-    extends: TemplateName | None = Field(None, description="template whose keys hold where this one has none")
+    extends: TemplateName | None = Field(
+        None, description="template whose keys hold where this one has none; mappings are joined"
+    )
     controllers: tuple[Name, ...] = Field((), description="controllers that it serves; default: all")
     labels: tuple[Label, ...] = Field(
-        min_length=1, description="labels that its agents carry, also with a place holder such as image={image}"
+        min_length=1,
+        description="labels that its agents carry, also with a place holder such as image={image}; "
+        "needed, here or in what it extends",
     )
     jobs: tuple[JobPattern, ...] = Field(
         ("**",), min_length=1, description="jobs that may use it, by full name, with * and **; default: all"
@@ -63,7 +74,9 @@ class Template(Part):
         0, description="the highest of the matching templates is taken; then file order"
     )
     providers: tuple[Name, ...] = Field(
-        min_length=1, description="where its agents may run, in order of preference; the next takes the overflow"
+        min_length=1,
+        description="where its agents may run, in order of preference, the next takes the overflow; "
+        "needed, here or in what it extends",
     )
     max_agents: PositiveCount | None = Field(None, description="most agents of it at any instant; default: no limit")
     image: Image | None = Field(None, description="image, or a mapping from backend to image")

@@ -24,11 +24,6 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
         [("providers.0.agent_url", "http://x/")],
         'providers[0].agent_url: "http://x/" is not yet',
     ),
-    (
-        "templates[].extends",
-        [("templates.1", {"name": "b", "labels": ["b"], "providers": ["here"], "extends": "maven"})],
-        'templates[1].extends: "maven" is not yet',
-    ),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
     ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
     ("templates[].java", [(f"{T}.java", "injected")], 'templates[0].java: "injected" is not yet'),
