@@ -54,7 +54,6 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="providers[].agent_url", when=_is_set, instead="use the controller's agent_url"),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
     NotYet(path="templates[].transport", when=_among("tcp", "ssh", "ssh-gateway"), instead="use websocket"),
-    NotYet(path="templates[].java", when=_among("injected"), instead="use image"),
     NotYet(path="templates[].secrets", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].resources.disk", when=_is_set, instead=LEAVE_OUT),
     NotYet(path="templates[].resources.devices", when=_given, instead=LEAVE_OUT),

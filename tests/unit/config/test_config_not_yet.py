@@ -26,7 +26,6 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
     ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
-    ("templates[].java", [(f"{T}.java", "injected")], 'templates[0].java: "injected" is not yet'),
     ("templates[].secrets", [(f"{T}.secrets", [{"file": "/a", "at": "/b"}])], "templates[0].secrets: is not yet"),
     ("templates[].resources.disk", [(f"{T}.resources.disk", "20g")], "templates[0].resources.disk: is not yet"),
     (
@@ -75,13 +74,13 @@ def test_empty_values_of_missing_features_are_fine() -> None:
 
 
 def test_a_row_less_is_a_feature_more() -> None:
-    value = {"transport": "ssh", "java": "injected"}
+    value = {"transport": "ssh", "standby": 2}
     fewer = tuple(row for row in ROWS if row.path != "templates[].transport")
     assert [problem.path for problem in not_yet("templates", 3, value)] == [
         ("templates", 3, "transport"),
-        ("templates", 3, "java"),
+        ("templates", 3, "standby"),
     ]
-    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "java")]
+    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "standby")]
 
 
 @pytest.mark.parametrize("path", [row.path for row in ROWS])
@@ -103,7 +102,6 @@ def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -
         assert last in lines[finding.line - 1], finding
     assert [finding.path for finding in findings] == [
         "providers[1].backend",
-        "templates[0].java",
         "templates[0].secrets",
         "templates[0].resources.disk",
         "templates[0].volumes",
