@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic.config import JsonDict
 
 from provisioner.config.kinds import BackendKind, JavaSource, PullPolicy, TransportKind
 from provisioner.config.part import Part
@@ -24,6 +25,7 @@ from provisioner.config.values import (
     AbsolutePath,
     Address,
     Count,
+    Duration,
     HostName,
     HostTarget,
     ImageName,
@@ -47,7 +49,7 @@ Image = Annotated[
 ]
 
 
-def _needed_unless_inherited(schema: dict[str, object]) -> None:
+def _needed_unless_inherited(schema: JsonDict) -> None:
     schema["required"] = ["name"]
     schema["anyOf"] = [{"required": ["labels", "providers"]}, {"required": ["extends"]}]
 
@@ -99,6 +101,11 @@ class Template(Part):
     timeouts: Timeouts = Field(default_factory=Timeouts, description="how long each step may take")
     retries: Annotated[Count, Field(le=100)] = Field(1, description="further tries after a failed launch")
     standby: Count = Field(0, description="agents kept connected and waiting, given to no build yet")
+    head_start_s: Duration = Field(
+        0.0,
+        alias="head_start",
+        description="how long a build waits for another node or cloud that could serve it, before an agent is started",
+    )
     hold_on_failure: Count = Field(0, description="failed agents kept for debugging")
 
     def serves(self, controller: str) -> bool:

@@ -286,6 +286,16 @@ class Connection:
         )
         return outcome
 
+    async def give(self, name: str, request: QueueItem) -> None:
+        """Dedicate a standby node to an item; only with the bridge."""
+        if not self._bridged:
+            raise ControllerError(f"controller {self._http.name} has no bridge: standby agents cannot be given a build")
+        await self._by_bridge(self._bridge.give(name, request))
+
+    async def others(self, request: QueueItem) -> bool:
+        """Whether somebody else could serve the item; without the bridge nobody knows."""
+        return self._bridged and await self._by_bridge(self._bridge.explain(request))
+
     async def fate(self, key: RequestKey) -> FateOf:
         """What became of an item."""
         return await self._rest.fate(key)

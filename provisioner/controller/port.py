@@ -214,6 +214,18 @@ class Controller(Protocol):
         """End the request with the reason in its console. Idempotent."""
         ...
 
+    async def give(self, name: str, request: QueueItem) -> None:
+        """Dedicate a standby node, registered for no item, to one. Only with the bridge.
+
+        Raises:
+            ControllerError: the node is gone, or there is no bridge; the item is as it was.
+        """
+        ...
+
+    async def others(self, request: QueueItem) -> bool:
+        """Whether a node that is not ours, online or not, or a cloud could serve the item; False without the bridge."""
+        ...
+
     async def fate(self, key: RequestKey) -> FateOf:
         """What became of an item."""
         ...

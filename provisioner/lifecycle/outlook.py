@@ -127,6 +127,12 @@ class Outlook:
             yield f"it cannot be served and its build is being ended: {request.detail}{reason}"
         elif request.not_before is not None and request.not_before > self._desk.clock.now():
             left_s = (request.not_before - self._desk.clock.now()).total_seconds()
+            if request.reason is None:
+                yield (
+                    "another node or a cloud could serve it and has a head start; "
+                    f"an agent is started in {max(1.0, left_s):.0f} s"
+                )
+                return
             yield f"its last launch failed ({request.detail}); it is tried again in {max(1.0, left_s):.0f} s"
 
     def _router(self) -> Router:

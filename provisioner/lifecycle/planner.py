@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,7 +13,7 @@ from provisioner.capacity.placement import Asked, Place, counted_turns, place
 from provisioner.capacity.room import Condition, Plant, ProviderState
 from provisioner.lifecycle.failing import Failing
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
-from provisioner.model.errors import Reason
+from provisioner.model.errors import ControllerError, Reason
 from provisioner.model.request import Request
 from provisioner.routing.match import Router
 from provisioner.routing.overrides import Granted, override
@@ -60,7 +61,8 @@ class Planner:
     def plan(self) -> None:
         """One pass: every request that can get an agent now gets one."""
         for request in self._desk.book.take_unchecked():
-            self._granted(request)
+            if self._granted(request) is not None:
+                self._head_start(request)
         self._failing.take_up()
         desk = self._desk
         free = desk.settings.limits.agents - len(desk.agents)
@@ -115,6 +117,25 @@ class Planner:
         self._desk.book.refuse(request, Reason.OVERRIDE_REFUSED, answer.message)
         self._desk.plan_again.set()  # for its end, and for the room that it leaves to others
         return None
+
+    def _head_start(self, request: Request) -> None:
+        """Let others that could serve it go first for a while, where the template says so."""
+        head_start_s = self._templates[request.template].head_start_s
+        until = request.first_seen + timedelta(seconds=head_start_s)
+        if head_start_s > 0 and until > self._desk.clock.now() and request.not_before is None:
+            self._desk.book.pause(request, until)
+            self._desk.errand(self._ask_others(request), name=f"others {request.item.key}")
+
+    async def _ask_others(self, request: Request) -> None:
+        port = self._desk.controllers[request.item.key.controller].port
+        try:
+            others = await port.others(request.item)
+        except ControllerError as error:
+            log.info("others.unknown", request=str(request.item.key), problem=error.message)
+            others = False
+        if not others:
+            self._desk.book.pause(request, None)
+            self._desk.plan_again.set()
 
     def _begin(self, request: Request, decision: Place) -> None:
         match, granted = self._desk.book.match(request), self._granted(request)

@@ -146,6 +146,12 @@ class RequestBook:
         self._put(self._moved(request, RequestState.FAILING, reason=reason, detail=detail, tail=()))
         self._keep(self._requests[request.item.key])
 
+    def pause(self, request: Request, until: datetime | None) -> None:
+        """Do not place it before then; None: place it as soon as there is room."""
+        current = self.get(request.item.key)
+        if current is not None and current.state is RequestState.WAITING:
+            self._put(replace(current, not_before=until))
+
     def next_wake(self) -> datetime | None:
         """When the first pause of a waiting request ends."""
         times = [r.not_before for r in self._requests.values() if r.not_before and r.state is RequestState.WAITING]

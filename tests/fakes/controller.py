@@ -54,6 +54,8 @@ class FakeController:
         self.refuse: dict[str, ControllerError] = {}
         self.fail_outcome = FailOutcome.NOT_BUILT
         self.jar = b"jar"
+        self.others_serve = False
+        self.given: list[tuple[str, QueueItem]] = []
         self._seen: asyncio.Queue[Observation] = asyncio.Queue()
         self._ids = 0
 
@@ -213,6 +215,21 @@ class FakeController:
         if self.fail_outcome is not FailOutcome.SPARED:
             self.cancel(request)
         return self.fail_outcome
+
+    async def give(self, name: str, request: QueueItem) -> None:
+        self._check("give")
+        if self.mode is BridgeMode.OFF:
+            raise ControllerError("no bridge")
+        if name not in self.nodes:
+            raise ControllerError(f"node {name} is not known to the bridge", code=410)
+        node = self.nodes[name]
+        assert node.order.request is None, "a node is given one item in its life"
+        node.order = replace(node.order, request=request)
+        self.given.append((name, request))
+
+    async def others(self, request: QueueItem) -> bool:
+        self._check("others")
+        return self.others_serve
 
     async def fate(self, key: RequestKey) -> FateOf:
         self._check("fate")
