@@ -36,7 +36,7 @@ class ControllerHandle:
     quieting_down: bool = False
     session: str = ""
     last_contact: float = 0.0  # monotonic
-    busy_strangers: frozenset[str] = frozenset()  # nodes with our mark and a running build, and no record here
+    strangers: frozenset[str] = frozenset()  # nodes with our mark and no record here
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,9 +65,9 @@ class Desk:
         return {template.name: template.version for template in self.settings.templates}
 
     @property
-    def busy_strangers(self) -> frozenset[str]:
-        """Agents of ours that run a build although no record knows them: the state file was lost."""
-        return frozenset().union(*(c.busy_strangers for c in self.controllers.values()))
+    def strangers(self) -> frozenset[str]:
+        """Nodes of ours that no record knows, of all controllers: the state file was lost."""
+        return frozenset().union(*(c.strangers for c in self.controllers.values()))
 
     def enter(self, task: AgentTask) -> None:
         """An agent is at work."""

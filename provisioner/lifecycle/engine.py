@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -15,11 +17,13 @@ from provisioner.lifecycle.planner import Planner
 from provisioner.lifecycle.steps import AgentSteps
 from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
 from provisioner.model.agent import Agent, AgentState, Target
+from provisioner.records.store import StoreError
 
 log = structlog.get_logger()
 
 _PRUNE_EVERY_S = 300.0
 _KEEP_GONE = timedelta(hours=24)
+_AFTER_FAULT_S = 1.0
 
 
 class Engine:
@@ -30,8 +34,10 @@ class Engine:
         self._steps = AgentSteps(desk)
         self.failing = Failing(desk)
         self.planner = Planner(desk, self.launch, self.failing)
-        self.node_sweeps = {name: NodeSweep(desk, c) for name, c in desk.controllers.items()}
+        self.node_sweeps = {name: NodeSweep(desk, c, self.adopt) for name, c in desk.controllers.items()}
         self.instance_sweeps = {name: InstanceSweep(desk, p) for name, p in desk.providers.items()}
+        for name, sweep in self.instance_sweeps.items():
+            desk.providers[name].count = sweep.look
 
     def take_over(self) -> int:
         """Put every agent of the records back to work after a restart; how many."""
@@ -55,6 +61,12 @@ class Engine:
         """Write a planned agent down and put someone to work on it."""
         self.desk.store.save_agent(agent, self.desk.clock.now())
         self._work_on(agent, taken_over=False)
+
+    def adopt(self, agent: Agent) -> None:
+        """Write an agent down that was found at work, and put someone to work on it."""
+        self.desk.store.save_agent(agent, self.desk.clock.now())
+        self._work_on(agent, taken_over=True)
+        self.desk.agents[agent.name].facts.started = True
 
     def _work_on(self, agent: Agent, *, taken_over: bool) -> None:
         task = AgentTask(
@@ -98,13 +110,27 @@ class Engine:
             provider.on_ended = self.ended
         async with asyncio.TaskGroup() as group:
             for name, controller in self.desk.controllers.items():
-                group.create_task(Observer(self.desk, controller, self.node_sweeps[name]).run(), name=f"watch {name}")
+                watch = Observer(self.desk, controller, self.node_sweeps[name]).run
+                group.create_task(self._forever(watch), name=f"watch {name}")
             for provider in self.desk.providers.values():
                 tick = f"provider {provider.name}"
-                group.create_task(provider.watch(self.desk.clock, lambda t=tick: self.desk.tick(t)), name=tick)  # type: ignore[misc]
-                group.create_task(self.instance_sweeps[provider.name].run(), name=f"sweep {provider.name}")
-            group.create_task(self.planner.run(), name="planner")
-            group.create_task(self._prune(), name="prune")
+                watch = partial(provider.watch, self.desk.clock, partial(self.desk.tick, tick))
+                group.create_task(self._forever(watch), name=tick)
+                sweep = self.instance_sweeps[provider.name].run
+                group.create_task(self._forever(sweep), name=f"sweep {provider.name}")
+            group.create_task(self._forever(self.planner.run), name="planner")
+            group.create_task(self._forever(self._prune), name="prune")
+
+    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """One loop; what it stumbles over is told, and it begins anew, with a look at the whole truth."""
+        while True:
+            try:
+                await loop()
+            except StoreError as error:
+                log.warning("loop.waits", problem=error.message)
+            except Exception:
+                log.exception("loop.fault")
+            await self.desk.clock.sleep(_AFTER_FAULT_S)
 
     def _provider_changed(self) -> None:
         self.desk.plan_again.set()

@@ -21,6 +21,7 @@ from provisioner.controller.port import (
     Unreachable,
 )
 from provisioner.lifecycle.orders import node_order
+from provisioner.lifecycle.sweep import RESUME_GRACE_S
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, Reason
 from provisioner.model.queue import ItemKind, NodeView, RequestKey
@@ -36,8 +37,6 @@ log = structlog.get_logger()
 _PASSES = 2
 #: How long an agent may wait for its taken item to show as a build on it.
 _STARTED_GRACE_S = 15.0
-#: How long a Pipeline may take to resume on its agent after a restart of the controller.
-_RESUME_GRACE_S = 90.0
 
 _UNSTARTED = (AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE)
 _EXPECTED = (AgentState.CONNECTING, AgentState.IDLE, AgentState.RUNNING)
@@ -130,7 +129,7 @@ class Observer:
         for task in self._desk.agents_of(self._me.name):
             task.facts.online = False
             if task.agent.state is AgentState.RUNNING:
-                task.facts.resume_until = self._desk.clock.monotonic() + _RESUME_GRACE_S
+                task.facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
 
     def _nodes(self, seen: Snapshot) -> None:
         views = {view.name: view for view in seen.nodes}
@@ -152,7 +151,7 @@ class Observer:
         before = (facts.online, facts.started, facts.finished)
         if not view.known and task.agent.state is AgentState.RUNNING and facts.resume_until is None:
             # a new bridge cannot tell whether its build ended while nobody looked
-            facts.resume_until = self._desk.clock.monotonic() + _RESUME_GRACE_S
+            facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
         if not view.known and task.agent.state is not AgentState.REMOVING:
             self._desk.errand(self._adopt(task), name=f"adopt {view.name}")
         facts.online = view.online

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.capacity.explain import Explanation, explain
 from provisioner.capacity.room import Plant, Tally, room_for
 from provisioner.config import Settings
+from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.operations import Refused, Unknown
 from provisioner.model.queue import QueueItem
 from provisioner.model.request import Request, RequestState
@@ -40,7 +41,7 @@ class Outlook:
 
     def tally(self) -> Tally:
         """The agents that hold a slot now."""
-        return Tally.of(task.agent for task in self._desk.agents.values())
+        return Tally.of([*(task.agent for task in self._desk.agents.values()), *strangers(self._desk)])
 
     def waiting(self, limit: int | None = None) -> list[Waiting]:
         """The requests in the order of the queue, each with what it waits for."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.capacity.placement import Asked, Place, counted_turns, place
-from provisioner.capacity.room import Condition, Plant, ProviderState
+from provisioner.capacity.room import Condition, CountedAgent, Plant, ProviderState
+from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.failing import Failing
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
 from provisioner.model.errors import ControllerError, Reason
@@ -65,7 +66,8 @@ class Planner:
                 self._head_start(request)
         self._failing.take_up()
         desk = self._desk
-        free = desk.settings.limits.agents - len(desk.agents)
+        unknown = list(strangers(desk))
+        free = desk.settings.limits.agents - len(desk.agents) - len(unknown)
         if free <= 0:
             return
         heads = [r for r in desk.book.waiting(free) if self._answers(r)]
@@ -73,7 +75,7 @@ class Planner:
             return
         asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
         requests = {r.item.key: r for r in heads}
-        agents = [task.agent for task in desk.agents.values()]
+        agents: list[CountedAgent] = [*(task.agent for task in desk.agents.values()), *unknown]
         decisions = place(asked, plant=self.plant(), agents=agents, last_turns=self._turns)
         self._turns = counted_turns(self._turns, decisions)
         for decision in decisions:
@@ -158,9 +160,9 @@ class Planner:
             spec=granted.spec,
             marks={AgentState.PLANNED.value: now},
         )
+        self._launch(agent)  # written down first: if that fails, the request still waits
         self._desk.book.served(request, agent.name)
         log.info("agent.planned", agent=agent.name, request=str(request.item.key), provider=agent.provider)
-        self._launch(agent)
         self._desk.agents[agent.name].log.say(*granted.lines)
 
     def _pause_s(self) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
 
-from provisioner.backends.contract import Backend
+from provisioner.backends.contract import Backend, Found
 from provisioner.lifecycle.clock import Clock
-from provisioner.model.errors import LaunchError
+from provisioner.model.errors import LaunchError, Reason
 
 log = structlog.get_logger()
 
@@ -31,6 +31,9 @@ class ProviderHandle:
     up: bool = False
     drained: bool = False
     problem: str = "not reached yet"
+    found: tuple[Found, ...] = ()  # what the last complete listing showed that belongs to no agent
+    counted: bool = False  # there was a complete listing: what exists is known, and capacity can be
+    count: Callable[[], Awaitable[object]] | None = None
     on_change: Callable[[], None] = field(default=lambda: None)
     on_ended: Callable[[str], None] = field(default=lambda _agent: None)
     _again: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,6 +54,7 @@ class ProviderHandle:
             self._again.clear()
             try:
                 await self.backend.open()
+                await self._take_stock()
                 log.info("provider.open", provider=self.name, backend=self.kind)
                 self.up, self.problem, pause_s = True, "", _REOPEN_FIRST_S
                 self.on_change()
@@ -59,6 +63,18 @@ class ProviderHandle:
                 self.lost(error.message)
             await clock.sleep(pause_s)
             pause_s = min(_REOPEN_MOST_S, pause_s * 2)
+
+    async def _take_stock(self) -> None:
+        """Nothing is placed before it is known what exists already; the records may have been lost."""
+        if self.counted or self.count is None:
+            return
+        await self.count()
+        if not self.counted:
+            raise LaunchError(
+                f"provider {self.name} does not show everything that exists there; it is asked again",
+                reason=Reason.PROVIDER_UNREACHABLE,
+                retryable=True,
+            )
 
     async def _follow(self, tick: Callable[[], None]) -> None:
         """Report ends until the stream breaks or a call elsewhere found the provider lost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,11 @@ import structlog
 
 from provisioner.backends.contract import Found
 from provisioner.controller.port import Snapshot
+from provisioner.lifecycle.adoption import adopted
 from provisioner.lifecycle.providers import ProviderHandle
+from provisioner.model.agent import Agent
 from provisioner.model.errors import ControllerError, LaunchError
+from provisioner.model.queue import NodeView
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.desk import ControllerHandle, Desk
@@ -21,6 +24,8 @@ log = structlog.get_logger()
 PASSES = 2
 SWEEP_EVERY_S = 30.0
 FIRST_SWEEP_S = 3.0
+#: How long a Pipeline may take to resume on its agent after a restart of the controller.
+RESUME_GRACE_S = 90.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +43,14 @@ class Orphan:
 class NodeSweep:
     """Our nodes on one controller that no record knows; fed by every complete snapshot."""
 
-    def __init__(self, desk: Desk, controller: ControllerHandle) -> None:
+    def __init__(self, desk: Desk, controller: ControllerHandle, adopt: Callable[[Agent], None]) -> None:
         self._desk = desk
         self._me = controller
+        self._adopt = adopt
         self._seen: dict[str, int] = {}
         self._last = float("-inf")
+        self._session = ""
+        self._resumed_at = 0.0  # till then Pipelines may come back for their idle nodes
 
     @property
     def orphans(self) -> tuple[Orphan, ...]:
@@ -54,21 +62,42 @@ class NodeSweep:
 
     def look(self, seen: Snapshot, known: Container[str]) -> None:
         """One pass; passes closer together than a sweep's first delay count as one."""
+        strangers = {view.name: view for view in seen.nodes if view.name not in known}
+        self._me.strangers = frozenset(strangers)
         now = self._desk.clock.monotonic()
         if now - self._last < FIRST_SWEEP_S:
             return
         self._last = now
-        strangers = {view.name: view for view in seen.nodes if view.name not in known}
         self._seen = {name: self._seen.get(name, 0) + 1 for name in strangers}
-        self._me.busy_strangers = frozenset(name for name, view in strangers.items() if view.busy)
-        for name, passes in self._seen.items():
-            # A node that runs a build is never deleted: the state file was lost, its build was not.
-            if passes >= PASSES and not strangers[name].busy:
+        if self._session != seen.info.session:
+            self._session, self._resumed_at = seen.info.session, now + RESUME_GRACE_S
+        resuming = {item.label for item in seen.items}
+        for name, passes in tuple(self._seen.items()):
+            if passes < PASSES:
+                continue
+            if strangers[name].busy or name in resuming:
+                self._keep(strangers[name])
+            elif now >= self._resumed_at:
                 self._desk.errand(self.remove(name), name=f"sweep {name}")
 
+    def _keep(self, view: NodeView) -> None:
+        """A node that runs a build is never deleted: the state file was lost, its build was not."""
+        agent = adopted(self._desk, self._me.name, view)
+        if agent is None:
+            return  # no provider shows its instance; when its build has ended it is swept
+        log.warning("agent.adopted", agent=agent.name, provider=agent.provider, controller=self._me.name)
+        self._seen.pop(view.name, None)
+        self._me.strangers -= {view.name}
+        self._adopt(agent)
+
     async def remove(self, name: str) -> None:
-        """Delete one orphan. Idempotent."""
+        """Delete one orphan, unless a build got onto it meanwhile. Idempotent."""
         try:
+            await self._bar(name)
+            if any(view.name == name and view.busy for view in (await self._me.port.snapshot()).nodes):
+                return  # the next pass adopts it
+            if name in self._desk.agents:
+                return
             await self._me.port.remove(name)
         except ControllerError as error:
             log.info("orphan.stays", kind="node", id=name, problem=error.message)
@@ -77,10 +106,19 @@ class NodeSweep:
         self._desk.metrics.orphan_removed("node")
         log.info("orphan.removed", kind="node", id=name)
 
+    async def _bar(self, name: str) -> None:
+        try:
+            await self._me.port.bar(name)
+        except ControllerError as error:
+            if error.retryable:
+                raise
+            log.info("orphan.not_barred", id=name, problem=error.message)  # it is gone, or may not be changed
+
     async def remove_seen(self) -> None:
         """Delete now what two passes saw; never a node that runs a build."""
         for name, passes in tuple(self._seen.items()):
-            if passes >= PASSES and name not in self._me.busy_strangers and name not in self._desk.agents:
+            resumed = self._desk.clock.monotonic() >= self._resumed_at
+            if passes >= PASSES and resumed and name not in self._desk.agents:
                 await self.remove(name)
 
 
@@ -125,14 +163,18 @@ class InstanceSweep:
 
     async def look(self) -> bool:
         """One pass; whether nothing was found. Deletes nothing after an incomplete listing."""
-        # Taken before the listing: an agent that is planned meanwhile must not look like an orphan.
+        # An agent that is planned, or goes, while the listing is made must not look like an orphan.
+        known = frozenset(self._desk.agents)
         listing = await self._provider.backend.listing(self._desk.settings.id)
         if not listing.complete:
             log.info("sweep.incomplete", provider=self._provider.name)
             return False
-        self._found = tuple(f for f in listing.found if f.agent not in self._desk.agents and self._ours(f))
+        known |= self._desk.agents.keys()
+        self._provider.counted = True
+        self._provider.found = tuple(f for f in listing.found if f.agent not in known)
+        self._found = tuple(f for f in self._provider.found if self._ours(f))
         self._seen = {(f.kind, f.id): self._seen.get((f.kind, f.id), 0) + 1 for f in self._found}
-        clean = not self._found
+        clean = not self._provider.found
         for found in self._found:
             if self._seen[(found.kind, found.id)] >= PASSES:
                 await self._remove(found)
@@ -145,9 +187,8 @@ class InstanceSweep:
                 await self._remove(found)
 
     def _ours(self, found: Found) -> bool:
-        """Not while a controller has not shown yet which of its nodes are busy: a record may have been lost."""
-        busy = self._desk.busy_strangers
-        return found.agent not in busy and all(c.seen for c in self._desk.controllers.values())
+        """Only once its node is gone from every controller: a record may have been lost, and a build run on it."""
+        return found.agent not in self._desk.strangers and all(c.seen for c in self._desk.controllers.values())
 
     async def _remove(self, found: Found) -> None:
         if found.agent in self._desk.agents:
@@ -158,5 +199,6 @@ class InstanceSweep:
             log.info("orphan.stays", kind=found.kind, id=found.id, problem=error.message)
             return
         self._found = tuple(f for f in self._found if f != found)
+        self._provider.found = tuple(f for f in self._provider.found if f != found)
         self._desk.metrics.orphan_removed(found.kind)
         log.info("orphan.removed", kind=found.kind, id=found.id, agent=found.agent, provider=self._provider.name)

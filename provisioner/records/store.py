@@ -53,6 +53,8 @@ class Store:
         self.path = path
         #: where a damaged file was put, if this start found one
         self.set_aside: Path | None = None
+        #: why the last write failed; empty if it did not
+        self.problem = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -120,13 +122,29 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """One transaction for several saves: all of them are on disk, or none."""
-        self._db.execute("BEGIN IMMEDIATE")
+        if self._db.in_transaction:  # a part of one that is under way
+            yield
+            return
+        self._run("BEGIN IMMEDIATE")
         try:
             yield
+            self._run("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk may have ended it already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+
+    def _run(self, sql: str, values: Sequence[object] = (), *, rows: Sequence[Sequence[object]] | None = None) -> None:
+        """Write, or say in one sentence what keeps us from it; it works again as soon as the file does."""
+        try:
+            if rows is None:
+                self._db.execute(sql, values)
+            else:
+                self._db.executemany(sql, rows)
+        except sqlite3.Error as error:
+            self.problem = f"the state file {self.path} cannot be written: {error}"
+            raise StoreError(self.problem, retryable=True) from error
+        self.problem = ""
 
     def meta(self, key: str) -> str | None:
         """A small value by name."""
@@ -135,11 +153,11 @@ class Store:
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a small value."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def save_agent(self, agent: Agent, at: datetime) -> None:
         """Insert or replace one agent's record."""
-        self._db.execute(
+        self._run(
             "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)",
             (agent.name, int(agent.live), at.isoformat(), dump_agent(agent)),
         )
@@ -160,13 +178,11 @@ class Store:
 
     def save_request(self, request: Request) -> None:
         """Insert or replace one request's record."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO requests VALUES (?, ?)", (str(request.item.key), dump_request(request))
-        )
+        self._run("INSERT OR REPLACE INTO requests VALUES (?, ?)", (str(request.item.key), dump_request(request)))
 
     def forget_request(self, key: RequestKey) -> None:
         """Drop the record of a request that left the queue. Idempotent."""
-        self._db.execute("DELETE FROM requests WHERE key = ?", (str(key),))
+        self._run("DELETE FROM requests WHERE key = ?", (str(key),))
 
     def requests(self) -> list[Request]:
         """Every request that has not left the queue, as far as is known."""
@@ -175,7 +191,7 @@ class Store:
     def add_lines(self, agent: str, first: int, lines: Sequence[str], at: datetime) -> None:
         """Append to an agent's launch log; `first` is the number of the first line, from 0."""
         rows = [(agent, first + i, at.isoformat(), text) for i, text in enumerate(lines)]
-        self._db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?)", rows)
+        self._run("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?)", rows=rows)
 
     def lines(self, agent: str, since: int = 0) -> list[tuple[int, str, str]]:
         """An agent's launch log from line `since`: (number, time, text)."""
@@ -193,6 +209,6 @@ class Store:
                     ((now - keep).isoformat(), at_most),
                 )
             ]
-            self._db.executemany("DELETE FROM lines WHERE agent = ?", [(name,) for name in doomed])
-            self._db.executemany("DELETE FROM agents WHERE name = ?", [(name,) for name in doomed])
+            self._run("DELETE FROM lines WHERE agent = ?", rows=[(name,) for name in doomed])
+            self._run("DELETE FROM agents WHERE name = ?", rows=[(name,) for name in doomed])
         return len(doomed)

@@ -31,5 +31,10 @@ def readiness(engine: Engine) -> Health:
     desk = engine.desk
     controllers = {name: c.problem if not c.up else "ok" for name, c in desk.controllers.items()}
     providers = {name: p.problem if not p.up else "ok" for name, p in desk.providers.items()}
-    ok = any(c.up and c.seen for c in desk.controllers.values()) and any(p.up for p in desk.providers.values())
-    return Health(ok=ok, detail={"controllers": controllers, "providers": providers})
+    reached = any(c.up and c.seen for c in desk.controllers.values()) and any(p.up for p in desk.providers.values())
+    detail: dict[str, object] = {
+        "controllers": controllers,
+        "providers": providers,
+        "state": desk.store.problem or "ok",
+    }
+    return Health(ok=reached and not desk.store.problem, detail=detail)

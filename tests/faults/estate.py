@@ -154,6 +154,11 @@ class Estate:
             self.store._db.close()  # the operating system does this for a dead process, and lets the lock go
             self.store.close()
 
+    def lose_state(self) -> None:
+        """The machine with the state file is gone."""
+        for path in self.settings.state_file.parent.glob(f"{self.settings.state_file.name}*"):
+            path.unlink()
+
     @property
     def dead(self) -> bool:
         return self.life is not None and self.life.over

@@ -15,7 +15,9 @@ from tests.faults.scenarios import SCENARIOS, Scenario, run
 DEATHS = ((Death.NOW, 2.0), (Death.LATE, 1.0), (Death.NOW, 40.0))
 
 
-def sweep(scenario: Scenario, folder: Path, death: Death, down_s: float, *, stride: int = 1) -> tuple[int, list[str]]:
+def sweep(
+    scenario: Scenario, folder: Path, death: Death, down_s: float, *, stride: int = 1, state_lost: bool = False
+) -> tuple[int, list[str]]:
     """Every point of a story in turn: how many there were, and what was broken where."""
     numbers = itertools.count()
 
@@ -34,7 +36,7 @@ def sweep(scenario: Scenario, folder: Path, death: Death, down_s: float, *, stri
             continue
         runs += 1
         try:
-            run(scenario, fresh(), die_at=number, death=death, down_s=down_s)
+            run(scenario, fresh(), die_at=number, death=death, down_s=down_s, state_lost=state_lost)
         except Broken as error:
             broken.append(f"killed {death.value} at {number}, {point}, for {down_s:.0f} s: {error}")
     return runs, broken
@@ -46,5 +48,14 @@ def test_killed_at_every_point_nothing_is_lost_doubled_or_left(
     tmp_path: Path, scenario: Scenario, death: Death, down_s: float
 ) -> None:
     runs, broken = sweep(scenario, tmp_path, death, down_s, stride=scenario.stride)
+    assert runs >= 5
+    assert not broken, f"{len(broken)} of {runs}\n" + "\n\n".join(broken[:3])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_killed_at_every_point_and_its_records_lost_everything_is_found_by_its_marks(
+    tmp_path: Path, scenario: Scenario
+) -> None:
+    runs, broken = sweep(scenario, tmp_path, *DEATHS[0], stride=scenario.stride, state_lost=True)
     assert runs >= 5
     assert not broken, f"{len(broken)} of {runs}\n" + "\n\n".join(broken[:3])
