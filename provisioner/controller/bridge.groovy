@@ -891,7 +891,7 @@ class ProvisionerBridge {
         if (wanted != null) dedicate(agent, wanted)
         agent.console.add(list(op, 'lines'))
         resume(agent, node)
-        if (agent.queueId < 0L) setAccepting(node, false)
+        if (agent.queueId < 0L && !agent.started) setAccepting(node, false)
         Jenkins.get().updateNode(node)  // what each label matches is looked up anew
         return [ok: true, exists: true, secret: secret(node)] as Map<String, Object>
     }

@@ -1,0 +1,124 @@
+"""A real controller with a sidecar of its own beside it: agents are local processes with the controller's agent.jar."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.sidecar_process import SidecarProcess
+
+MATRIX = """
+<matrix-project><properties/><canRoam>true</canRoam><axes>
+<hudson.matrix.LabelAxis><name>where</name><values><string>{label}</string></values></hudson.matrix.LabelAxis>
+<hudson.matrix.TextAxis><name>n</name><values>{values}</values></hudson.matrix.TextAxis>
+</axes><builders><hudson.tasks.Shell><command>{shell}</command></hudson.tasks.Shell></builders>
+<publishers/><buildWrappers/>
+<executionStrategy class="hudson.matrix.DefaultMatrixExecutionStrategyImpl">
+<runSequentially>false</runSequentially></executionStrategy></matrix-project>
+"""
+
+
+class Plant:
+    """Jobs, builds and leftovers of one owner; labels and names begin with it."""
+
+    def __init__(self, jenkins: Any, tools: Any, folder: Path, owner: str, *, user: str = "", token: str = "") -> None:
+        self.jenkins = jenkins
+        self.tools = tools
+        self.owner = owner
+        self.folder = folder
+        self.user, self.token = user or jenkins.user, token or jenkins.token
+        self.jobs: list[str] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.sidecar: SidecarProcess
+
+    def configuration(self, *, bridge: str, max_agents: int = 4, label: str | None = None) -> dict[str, Any]:
+        main = {"name": "main", "url": self.jenkins.url, "user": self.user, "token": {"env": "JENKINS_TOKEN"}}
+        here = {"backend": "process", "work_dir": str(self.folder / "agents")}
+        return {
+            "id": self.owner,
+            "controllers": [{**main, "bridge": bridge, "poll_interval": 0.3}],
+            "providers": [
+                {**here, "name": "box", "max_agents": max_agents},
+                {**here, "name": "no-java", "max_agents": 4, "java": "/nonexistent/java"},
+            ],
+            "templates": [
+                {"name": "one", "labels": [label or self.owner], "providers": ["box"]},
+                {"name": "broken", "labels": [f"{self.owner}-broken"], "providers": ["no-java"], "retries": 0},
+            ],
+        }
+
+    def prepare(self, **configuration: Any) -> SidecarProcess:
+        self.sidecar = SidecarProcess(self.folder, self.configuration(**configuration), token=self.token)
+        return self.sidecar
+
+    def start(self, **configuration: Any) -> SidecarProcess:
+        self.prepare(**configuration).start()
+        return self.sidecar
+
+    def add(self, name: str, xml: str) -> str:
+        job = f"{self.owner}-{name}"
+        self.jenkins.create_job(job, xml)
+        self.jobs.append(job)
+        return job
+
+    def freestyle(self, name: str, shell: str, *, label: str | None = None, **more: Any) -> str:
+        return self.add(name, self.tools.freestyle_xml(shell, label=label or self.owner, **more))
+
+    def pipeline(self, name: str, script: str) -> str:
+        return self.add(name, self.tools.pipeline_xml(script))
+
+    def matrix(self, name: str, shell: str, values: tuple[str, ...]) -> str:
+        texts = "".join(f"<string>{value}</string>" for value in values)
+        return self.add(name, MATRIX.format(label=self.owner, values=texts, shell=shell))
+
+    def agents_in(self, console: str) -> list[str]:
+        """The agents that a console says it was built on."""
+        return re.findall(r"^built on (one-[a-z0-9]+)$", console, re.MULTILINE)
+
+    def ours(self) -> dict[str, Any]:
+        """What carries our mark, or waits."""
+        computers = self.jenkins.get_json("computer/api/json?tree=computer[displayName,description]")["computer"]
+        folder = self.folder / "agents" / self.owner
+        return {
+            "nodes": [c["displayName"] for c in computers if f"owner={self.owner} " in (c.get("description") or "")],
+            "folders": sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [],
+            "agents": int(self.sidecar.metric("agents")),
+        }
+
+    def nothing_left(self, *, within_s: float = 30.0) -> None:
+        deadline = time.monotonic() + within_s
+        while any((left := self.ours()).values()):
+            assert time.monotonic() < deadline, f"left behind: {left}\n{self.sidecar.log()}"
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        """Jobs with what waits or runs of them, then the sidecar, once it has removed its agents."""
+        try:
+            for job in self.jobs:
+                self._end_job(job)
+            if hasattr(self, "sidecar"):
+                self.nothing_left()
+        finally:
+            if hasattr(self, "sidecar"):
+                self.sidecar.stop()
+
+    def _end_job(self, job: str) -> None:
+        for item in self.jenkins.queue_items():
+            if f"/{job}/" in str(item["task"].get("url", "")):
+                self.jenkins.cancel(item["id"])
+        build = self.jenkins.build(job)
+        if build and build["building"]:
+            self.jenkins.request("POST", f"job/{job}/{build['number']}/kill")
+        self.jenkins.delete_job(job)
+
+
+def provisioner_lines(console: str) -> list[str]:
+    return [line.removeprefix("[provisioner] ") for line in console.splitlines() if line.startswith("[provisioner] ")]
+
+
+def all_succeeded(plant: Plant, builds: Mapping[str, Mapping[str, Any]]) -> None:
+    wrong = {job: str(build["result"]) for job, build in builds.items() if build["result"] != "SUCCESS"}
+    assert not wrong, f"{wrong}\n" + "\n".join(plant.jenkins.console(job) for job in wrong)

@@ -1,0 +1,135 @@
+"""What may come into a console, and what never: secrets, floods; and light-weight tasks on the nodes of others."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from bridge_rig import Rig
+from plant import MATRIX, provisioner_lines
+
+from provisioner.controller.port import BuildFinished, BuildStarted, NodeOnline
+
+SECRET = "hunter2-of-the-tests"
+
+CREDENTIAL = """
+import com.cloudbees.plugins.credentials.*
+import hudson.util.Secret
+import org.jenkinsci.plugins.plaincredentials.impl.StringCredentialsImpl
+def store = SystemCredentialsProvider.instance
+store.credentials.add(new StringCredentialsImpl(CredentialsScope.GLOBAL, '%s', '', Secret.fromString('%s')))
+store.save()
+"""
+BINDING = (
+    "<buildWrappers><org.jenkinsci.plugins.credentialsbinding.impl.SecretBuildWrapper><bindings>"
+    "<org.jenkinsci.plugins.credentialsbinding.impl.StringBinding><credentialsId>{id}</credentialsId>"
+    "<variable>TOKEN</variable></org.jenkinsci.plugins.credentialsbinding.impl.StringBinding></bindings>"
+    "</org.jenkinsci.plugins.credentialsbinding.impl.SecretBuildWrapper></buildWrappers>"
+)
+
+
+@pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
+async def test_a_bound_secret_is_masked_in_our_lines_too(
+    rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str
+) -> None:
+    job, go, secret_id = f"masked-{kind}-{rig.owner}", tmp_path / "go", f"secret-{rig.owner}"
+    rig.jenkins.script(CREDENTIAL % (secret_id, SECRET))
+    shell = f"echo bound; until [ -e '{go}' ]; do sleep 0.2; done"
+    xml = {
+        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven").replace(
+            "<buildWrappers/>", BINDING.format(id=secret_id)
+        ),
+        "pipeline": jenkins_tools.pipeline_xml(
+            f"withCredentials([string(credentialsId: '{secret_id}', variable: 'TOKEN')]) {{"
+            f' node("maven") {{ sh """{shell}""" }} }}'
+        ),
+    }[kind]
+    rig.jenkins.create_job(job, xml)
+    rig.jenkins.queue_build(job)
+    order = rig.order(await rig.item(job))
+    await rig.launch(order)
+    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    await rig.console_shows(job, "+ echo bound")
+    await rig.client.log(order.name, None, [f"It ends with {SECRET}."])
+    console = await rig.console_shows(job, "It ends with")
+    go.touch()
+    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    await rig.build_ends(job)
+    assert "[provisioner] It ends with ****." in console
+    assert SECRET not in rig.jenkins.console(job)
+
+
+@pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
+async def test_a_flood_of_lines_is_bounded(rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str) -> None:
+    job, go = f"flood-{kind}-{rig.owner}", tmp_path / "go"
+    shell = f"echo up; until [ -e '{go}' ]; do sleep 0.2; done"
+    xml = {
+        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven"),
+        "pipeline": jenkins_tools.pipeline_xml(f'node("maven") {{ sh """{shell}""" }}'),
+    }[kind]
+    rig.jenkins.create_job(job, xml)
+    rig.jenkins.queue_build(job)
+    item = await rig.item(job)
+    await rig.client.log(None, item, [f"before {n}" for n in range(20_000)])
+    order = rig.order(item)
+    await rig.launch(order)
+    await rig.console_shows(job, "+ echo up")
+    for batch in range(8):
+        await rig.client.log(order.name, None, [f"line {batch} {n}" for n in range(10_000)])
+    go.touch()
+    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    assert (await rig.build_ends(job))["result"] == "SUCCESS"
+    said = provisioner_lines(rig.jenkins.console(job))
+    assert 2000 < len(said) <= 10_100
+    assert said[0] == "before 0"
+    assert "18000 more lines are left out" in said
+    assert [line for line in said if line.endswith("the rest is left out")] in (
+        [], ["The launch log is too long; the rest is left out"],
+    )  # fmt: skip
+
+
+def parent_of(rig: Rig, name: str) -> str:
+    """A matrix job whose parent asks for a label, which makes it a light-weight task that may land on any node."""
+    job = f"{name}-{rig.owner}"
+    xml = MATRIX.format(label="cells", values="<string>1</string>", shell="true").replace(
+        "<canRoam>true</canRoam>", "<assignedNode>maven</assignedNode><canRoam>false</canRoam>"
+    )
+    rig.jenkins.create_job(job, xml)
+    return job
+
+
+async def test_the_parent_of_a_matrix_does_not_stray_onto_the_node_of_another_build(
+    rig: Rig, jenkins_tools: ModuleType
+) -> None:
+    waiting = f"waiting-{rig.owner}"
+    rig.jenkins.create_job(waiting, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.queue_build(waiting)
+    item = await rig.item(waiting)
+    # idle and online for long, since its item is none that is in the queue; and one on standby
+    order = rig.order(replace(item, key=replace(item.key, since_ms=item.key.since_ms - 1)))
+    standby = rig.order(None)
+    await rig.launch(order)
+    await rig.launch(standby)
+    for name in (order.name, standby.name):
+        await rig.until(NodeOnline, lambda o, name=name: o.name == name)
+    job = parent_of(rig, "parent")
+    queue_id = rig.jenkins.queue_build(job)
+    for _ in range(3):
+        rig.jenkins.script("jenkins.model.Jenkins.get().queue.maintain()")
+        time.sleep(0.2)  # noqa: ASYNC251  (a start would be a moment later)
+    assert queue_id in [i["id"] for i in rig.jenkins.queue_items()]
+    assert rig.jenkins.build(job, 1) is None
+    # once the other's node has gone it is buildable like anything else, and gets an agent of its own
+    await rig.client.remove(order.name)
+    rig.jenkins.script("jenkins.model.Jenkins.get().queue.maintain()")
+    own = rig.order(await rig.item(job))
+    await rig.launch(own)
+    started = await rig.until(BuildStarted, lambda o: o.name == own.name)
+    assert started.queue_id == queue_id
+    assert f"Agent {own.name} connected" in await rig.console_shows(job, "Agent ")
+    rig.jenkins.request("POST", f"job/{job}/1/stop")
+    await rig.build_ends(job)
+    await rig.until(BuildFinished, lambda o: o.name == own.name)
