@@ -63,6 +63,14 @@ computer.setTemporarilyOffline(false, null)
 return [code: 'done']
 """
 
+_DESCRIBE = """
+def build = jenkins.getItemByFullName(ask.job)?.getBuildByNumber(ask.number)
+if (build == null) return [code: 'gone']
+if ((build.description ?: '') != ask.from) return [code: 'changed']
+build.description = ask.to
+return [code: 'done']
+"""
+
 
 class ScriptHands:
     """See `nodes.Hands`."""
@@ -97,6 +105,14 @@ class ScriptHands:
     def release(self, name: str, reason: str) -> bool:
         """Bring it back, if it is offline for just that reason."""
         return bool(self._run(_RELEASE, {"name": name, "reason": reason})["code"] == "done")
+
+    def describe(self, job: str, number: int, before: str | None, after: str) -> bool:
+        """Compare and set."""
+        ask = {"job": job, "number": number, "from": before or "", "to": after}
+        code = self._run(_DESCRIBE, ask)["code"]
+        if code == "gone":
+            raise ControllerError(f"build {number} of job {job} is gone; nothing can be written there", code=404)
+        return bool(code == "done")
 
     def _relabel(self, name: str, before: str, after: str, idle_since_ms: int | None) -> dict[str, Any]:
         found = self._run(_RELABEL, {"name": name, "from": before, "to": after, "idle": idle_since_ms})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
-from provisioner.cleanup.facts import Cleaning, Note, Queued, with_note
+from provisioner.cleanup.facts import Cleaning, Queued
+from provisioner.cleanup.nodes import job_path
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
 
@@ -38,8 +38,8 @@ class CleanupJob:
 
     def __init__(self, http: Rest, name: str) -> None:
         self._http = http
-        self._name = name
-        self._path = "".join(f"job/{quote(part, safe='')}/" for part in name.split("/"))
+        self.name = name
+        self._path = job_path(name)
 
     def read(self, most: int) -> JobFacts:
         """Its newest builds, and what waits to begin.
@@ -60,7 +60,7 @@ class CleanupJob:
             if error.code != 404:
                 raise
             raise ControllerError(
-                f"controller {self._http.name}: there is no job {self._name} for cleaning, or the account may not see"
+                f"controller {self._http.name}: there is no job {self.name} for cleaning, or the account may not see"
                 " it; docs/cleanup.md has one to copy",
                 code=404,
             ) from error
@@ -80,10 +80,10 @@ class CleanupJob:
         known = {d["name"] for p in job.get("property") or () for d in p.get("parameterDefinitions") or ()}
         if PARAMETER not in known:
             raise ControllerError(
-                f"job {self._name} has no parameter {PARAMETER}; give it one, and let it run on that node", code=400
+                f"job {self.name} has no parameter {PARAMETER}; give it one, and let it run on that node", code=400
             )
         if not job.get("buildable"):
-            raise ControllerError(f"job {self._name} is disabled; enable it", code=400)
+            raise ControllerError(f"job {self.name} is disabled; enable it", code=400)
 
     def start(self, node: str) -> None:
         """Ask for a cleaning; one that waits already is joined."""
@@ -97,12 +97,6 @@ class CleanupJob:
     def cancel(self, queue_id: int) -> None:
         """Take an item out of the queue; gone already is done."""
         self._http.call("POST", f"queue/cancelItem?id={queue_id}", op="clean", expect=(204, 302, 404, 500))
-
-    def describe(self, cleaning: Cleaning, note: Note) -> None:
-        """Write our line into the build's description, beside what others wrote there."""
-        description = with_note(self.description(cleaning), note)
-        path = f"{self._path}{cleaning.number}/submitDescription"
-        self._http.call("POST", path, op="clean", form={"description": description})
 
     def description(self, cleaning: Cleaning) -> str | None:
         """The build's description now."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from provisioner.cleanup.console import ScriptHands
-from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Policy, Word, read_note
+from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Note, Policy, Word, read_note, with_note
 from provisioner.cleanup.job import FRESH_S, CleanupJob
-from provisioner.cleanup.nodes import Hands, LabelChange, PlainHands, list_nodes
+from provisioner.cleanup.nodes import TRIES, Hands, LabelChange, PlainHands, list_nodes
 from provisioner.cleanup.state import Act, Decision, NodeState, decide, failures, is_looked_after, is_our_quarantine
 from provisioner.config import Settings
 from provisioner.controller.rest import Rest
@@ -28,6 +28,8 @@ _BUILDS_EACH, _BUILDS_LEAST = 10, 200
 #: `--once` looks again this often while a cleaning is under way, and gives up after so many passes with errors.
 FOLLOW_S = 2.0
 _ERRORS = 3
+#: Nothing makes these undone: a success that was used up is never believed again.
+_FINAL = frozenset({Word.SPENT, Word.VOID})
 _BAD = frozenset({NodeState.FAILED, NodeState.QUARANTINED})
 
 
@@ -204,8 +206,8 @@ class Scheduler:
         cleaning = decision.cleaning
         if decision.act is Act.MARK_DIRTY:
             return self._make_dirty(node, decision)
-        if cleaning is not None and decision.note is not None:
-            self._job.describe(cleaning, decision.note)
+        if cleaning is not None and decision.note is not None and not self._describe(cleaning, decision.note):
+            return False
         match decision.act:
             case Act.START | Act.RETRY:
                 if self._monotonic() - seen_s > FRESH_S:
@@ -221,12 +223,28 @@ class Scheduler:
                 return self._hands.hold(node.name, f"{MARK} quarantine: {decision.reason}"[:500])
         return True
 
+    def _describe(self, cleaning: Cleaning, note: Note) -> bool:
+        """Put the note into the build's description; False: what stands there now must not be taken back."""
+        for _ in range(TRIES):
+            began_s = self._monotonic()
+            before = self._job.description(cleaning)
+            old = read_note(before)
+            if old is not None and old.word in _FINAL and note.word is Word.CLEAN:
+                return False
+            if self._hands.describe(self._job.name, cleaning.number, before, with_note(before, note)):
+                if note.word is not Word.CLEAN or self.atomic or self._monotonic() - began_s <= FRESH_S:
+                    return True
+                # in this time another scheduler may have used the success up, and this has written over it
+                self._describe(cleaning, Note(word=Word.SPENT, text="does not count: it was written too slowly"))
+                return False
+        return False
+
     def _make_dirty(self, node: NodeFacts, decision: Decision) -> bool:
         change = self._change(node, add=self._policy.dirty)
         if decision.cleaning is None or decision.note is None:
             return self._hands.relabel(node.name, change)
         try:
-            self._job.describe(decision.cleaning, decision.note)
+            self._describe(decision.cleaning, decision.note)
         except ControllerError as error:
             # whatever is wrong there, no build may come to this node any more
             changed = self._hands.relabel(node.name, change)
@@ -272,7 +290,7 @@ class Scheduler:
             raise ControllerError(f"{name} {what}; nothing was changed", code=404)
         decision = look.decisions[name]
         if failures(node) and decision.cleaning is not None and decision.note is not None:
-            self._job.describe(decision.cleaning, decision.note)
+            self._describe(decision.cleaning, decision.note)
         if not self._hands.release(name, node.held or ""):
             raise ControllerError(f"{name} was changed by somebody else at the same time; look again", code=409)
 

@@ -181,7 +181,7 @@ def _decide_clean(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         return _soiled(node, NodeState.CLEAN, free)
     before = believed.note
     note = Note(word=Word.CLEAN, idle_mark_ms=mark, uses=uses, text=f"made {node.name} clean")
-    if before is None or (before.idle_mark_ms, before.uses) != (mark, uses):
+    if (before.idle_mark_ms if before else None, before.uses if before else ()) != (mark, uses):
         reason = f"used by {len(uses)} of {policy.after_builds} builds" if uses else "its cleaning is believed"
         return Decision(
             node=node.name, state=NodeState.CLEAN, act=Act.NOTE, reason=reason, cleaning=believed, note=note
@@ -283,7 +283,9 @@ def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:
     state = NodeState.CLEANED
     ended_ms = believed.ended_ms or 0
     used = f"{node.runs[0]} ran on it" if node.runs else ""
-    if node.idle_since_ms is not None and node.idle_since_ms > ended_ms + SETTLE_MS:
+    marked_ms = believed.note.idle_mark_ms if believed.note else None
+    latest_ms = ended_ms + SETTLE_MS if marked_ms is None else marked_ms
+    if node.idle_since_ms is not None and node.idle_since_ms > latest_ms:
         used = used or "a build ran on it"
     if used:
         reason = f"{used} after its cleaning #{believed.number}"
@@ -291,6 +293,7 @@ def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:
         return Decision(node=node.name, state=state, act=Act.SPEND, reason=reason, cleaning=believed, note=note)
     if not node.connected:
         return Decision(node=node.name, state=state, act=Act.WAIT, reason="it is not connected")
+    # written in any case: without the permission to write there no success could ever be used up
     note = Note(word=Word.CLEAN, idle_mark_ms=node.idle_since_ms, text=f"made {node.name} clean")
     return Decision(
         node=node.name,

@@ -71,7 +71,10 @@ good = cleaning(1, note=Word.CLEAN)
         (node("cleanable dirty", cleaning(1, "ABORTED", ended_ms=NOW - 50_000)), Act.WAIT, "tried again in 10 s"),
         (node("cleanable dirty", *(cleaning(n, "FAILURE") for n in (1, 2, 3))), Act.QUARANTINE, "3 cleanings in a row"),
         (node("cleanable dirty", cleaning(1, None), cleaning(2, None)), Act.STOP, "cleaned twice"),
-        (node("cleanable clean", good), Act.NOTE, "believed"),
+        (node("cleanable clean", cleaning(1)), Act.WAIT, "clean since its cleaning #1"),
+        (node("cleanable clean", cleaning(1), idle_since_ms=7), Act.NOTE, "believed"),
+        (node("cleanable dirty", good, idle_since_ms=6), Act.SPEND, "a build ran on it after"),
+        (node("cleanable dirty", good, idle_since_ms=5), Act.MARK_CLEAN, "#1 succeeded"),
         (node("cleanable clean", good, idle_since_ms=5), Act.WAIT, "clean since its cleaning #1"),
         (node("cleanable clean", good, idle_since_ms=6), Act.MARK_DIRTY, "a build ran on it between two looks"),
         (node("cleanable clean", good, runs=("job/x/1/",)), Act.MARK_DIRTY, "job/x/1/ ran on it"),
@@ -82,8 +85,6 @@ good = cleaning(1, note=Word.CLEAN)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_case_has_its_act_and_reason(facts: NodeFacts, act: Act, reason: str) -> None:
-    if reason == "believed":
-        facts = replace(facts, cleanings=(cleaning(1),))
     decision = one(facts)
     assert (decision.act, reason in decision.reason) == (act, True), decision
 

@@ -1,0 +1,198 @@
+"""The dirty/clean scheduler on a real controller, with six real agents."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cleanup_plant import JOB, CleanupProcess, Plant
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("c1", "c2", "c3", "c4", "c5", "c6")
+
+
+@pytest.fixture(scope="module")
+def plant(real_jenkins: Any, jenkins_tools: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    made = Plant(real_jenkins, jenkins_tools, tmp_path_factory.mktemp("cleaned"), NAMES)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def settled(plant: Plant, tmp_path: Path) -> Plant:
+    """All nodes clean, nothing queued, whatever the test before left."""
+    ended = CleanupProcess(plant, tmp_path, "settle", at_once=6).run("--once")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return plant
+
+
+def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(plant: Plant, tmp_path: Path) -> None:
+    cleanup = CleanupProcess(plant, tmp_path, "one")
+    before = {name: plant.label_string(name) for name in NAMES}
+    planned = cleanup.table("--dry-run")
+    assert {name: row["act"] for name, row in planned.items()} == dict.fromkeys(NAMES, "mark-dirty")
+    assert before == {name: plant.label_string(name) for name in NAMES}  # nothing was changed
+
+    plant.spoil("c3", "broken")
+    plant.work(14)
+    cleanup.start()
+    try:
+        plant.until(lambda: plant.computer("c3")["temporarilyOffline"], "c3 is in quarantine")
+        plant.until(plant.all_done, "every build has run")
+        reason = plant.computer("c3")["offlineCauseReason"]
+        assert reason.startswith("[provisioner] quarantine: 3 cleanings in a row failed")
+        assert not [line for line in plant.journal("c3") if line.startswith("B")]
+        state = cleanup.table("--dry-run")["c3"]
+        assert (state["state"], state["reason"]) == ("quarantined", reason)
+
+        # a person's own offline is no business of ours
+        plant.jenkins.request("POST", "computer/c4/toggleOffline?offlineMessage=new%20disk")
+        refused = cleanup.run("--recover", "c4")
+        assert refused.returncode == 1
+        assert "c4 is not in quarantine" in refused.stderr
+
+        plant.mend("c3", "broken")
+        assert cleanup.run("--recover", "c3").returncode == 0
+        plant.until(lambda: plant.is_clean("c3"), "c3 has recovered")
+        assert plant.computer("c4")["offlineCauseReason"] == "new disk"
+        plant.jenkins.request("POST", "computer/c4/toggleOffline")
+        plant.work(8)
+        plant.until(plant.all_done, "every build has run")
+        plant.until(lambda: all(plant.is_clean(name) for name in NAMES), "all are clean again")
+    finally:
+        cleanup.kill()
+    builds, cleanings = plant.check()
+    assert builds == 22
+    assert cleanings >= builds + len(NAMES)
+
+
+def test_a_build_shorter_than_a_poll_is_noticed(settled: Plant, tmp_path: Path) -> None:
+    cleanup = CleanupProcess(settled, tmp_path, "short")
+    settled.jenkins.queue_build("quick")
+    build = settled.jenkins.wait_build("quick", "lastBuild")
+    rows = cleanup.table("--dry-run")
+    assert {name: row["act"] for name, row in rows.items() if row["act"] != "wait"} == {build["builtOn"]: "mark-dirty"}
+    assert cleanup.run("--once").returncode == 0
+    settled.check()
+
+
+def test_a_cleaning_that_hangs_is_ended_and_tried_again(settled: Plant, tmp_path: Path) -> None:
+    cleanup = CleanupProcess(settled, tmp_path, "hanging", dirty_timeout=8, retries=0, skip=list(NAMES[1:]))
+    settled.spoil("c1", "hang")
+    settled.jenkins.script("def n = jenkins.model.Jenkins.get().getNode('c1'); n.labelString -= ' clean'; n.save()")
+    ended = cleanup.run("--once")
+    assert ended.returncode == 1, ended.stdout
+    assert "has run for" in ended.stdout
+    assert "ended as ABORTED" in settled.computer("c1")["offlineCauseReason"]
+    settled.mend("c1", "hang")
+    assert cleanup.run("--recover", "c1").returncode == 0
+    assert cleanup.run("--once").returncode == 0
+    assert settled.is_clean("c1")
+    settled.check()
+
+
+@pytest.mark.parametrize("bridge", ["auto", "off"])
+def test_two_schedulers_at_once_clean_nothing_twice(settled: Plant, tmp_path: Path, bridge: str) -> None:
+    both = [CleanupProcess(settled, tmp_path, name, bridge=bridge) for name in ("one", "two")]
+    for cleanup in both:
+        cleanup.start()
+    try:
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            if len(settled.jenkins.queue_items()) < 3:
+                settled.work(4)
+            time.sleep(1)
+        settled.until(settled.all_done, "every build has run")
+        settled.until(lambda: all(settled.is_clean(name) for name in NAMES), "all are clean again")
+    finally:
+        for cleanup in both:
+            cleanup.kill()
+    builds, cleanings = settled.check()
+    # one cleaning for each build, whoever asked for it
+    ran = settled.jenkins.get_json(f"job/{JOB}/api/json?tree=allBuilds[result,description]")["allBuilds"]
+    assert not [b for b in ran if "void" in (b["description"] or "")]
+    assert builds > 8
+    assert cleanings >= builds
+    assert all(cleanup.log() for cleanup in both)
+
+
+def test_a_scheduler_killed_at_any_moment_leaves_what_the_next_one_takes_up(settled: Plant, tmp_path: Path) -> None:
+    cleanup = CleanupProcess(settled, tmp_path, "killed")
+    chance = random.Random(7)
+    kills = 0
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        if len(settled.jenkins.queue_items()) < 3:
+            settled.work(3)
+        cleanup.start()
+        time.sleep(chance.uniform(0.5, 3.5))  # half a second is the start of the program
+        cleanup.kill()
+        kills += 1
+    cleanup.start()
+    try:
+        settled.until(settled.all_done, "every build has run")
+        settled.until(lambda: all(settled.is_clean(name) for name in NAMES), "all are clean again")
+    finally:
+        cleanup.kill()
+    settled.check()
+    assert kills > 10
+
+
+def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Plant, tmp_path: Path) -> None:
+    """A saved form replaces the whole node, with the labels that it was opened with."""
+    jenkins = settled.jenkins
+    save = """
+        def jenkins = jenkins.model.Jenkins.get()
+        def xml = jenkins.XSTREAM2.toXML(jenkins.getNode('c2'))
+        xml = xml.replaceFirst('<label>[^<]*</label>', '<label>{}</label>')
+        def changed = jenkins.XSTREAM2.fromXML(xml)
+        jenkins.nodesObject.replaceNode(jenkins.getNode('c2'), changed)
+    """
+    cleanup = CleanupProcess(settled, tmp_path, "beside", skip=[n for n in NAMES if n != "c2"])
+    form = settled.label_string("c2")
+    assert form.endswith(" clean")
+    cleanup.start()
+    stop = threading.Event()
+    edits: list[str] = []
+
+    def person() -> None:
+        while not stop.wait(0.25):
+            edits.append(f"edit-{len(edits)}")
+            script = (
+                "def n = jenkins.model.Jenkins.get().getNode('c2')\n"
+                "hudson.model.Queue.withLock({ -> n = jenkins.model.Jenkins.get().getNode('c2');"
+                f" n.labelString = n.labelString + ' {edits[-1]}'; n.save() }} as Runnable)"
+            )
+            jenkins.script(script)
+
+    editing = threading.Thread(target=person)
+    editing.start()
+    try:
+        for _ in range(3):  # dirty, cleaned, clean, and again, while the person goes on
+            jenkins.queue_build("work-c2")
+            settled.until(lambda: "clean" not in settled.label_string("c2").split(), "c2 is dirty", within_s=30)
+            settled.until(lambda: "clean" in settled.label_string("c2").split(), "c2 is clean", within_s=60)
+    finally:
+        stop.set()
+        editing.join()
+    found = settled.label_string("c2").split()
+    assert [label for label in found if label.startswith("edit-")] == edits
+    assert len(edits) > 20
+
+    # dirty again, and then a form is saved that was opened when it was clean
+    jenkins.queue_build("work-c2")
+    settled.until(lambda: "dirty" in settled.label_string("c2").split(), "c2 is dirty", within_s=30)
+    jenkins.script(save.format(form))
+    assert settled.label_string("c2") == form
+    settled.until(lambda: "dirty" in settled.label_string("c2").split(), "the old form is not believed", within_s=20)
+    settled.until(settled.all_done, "every build has run")
+    settled.until(lambda: settled.is_clean("c2"), "c2 is clean again")
+    cleanup.kill()
+    settled.check()
