@@ -99,6 +99,21 @@ class Plant:
         assert found is not None
         return found[1]
 
+    def save_form(self, name: str, change: str) -> None:
+        """A person changes the node on its page; `text` is its label field."""
+        self.jenkins.script(
+            f"""
+            def j = jenkins.model.Jenkins.get()
+            hudson.model.Queue.withLock({{ ->
+                def node = j.getNode('{name}')
+                def changed = jenkins.model.Jenkins.XSTREAM.fromXML(jenkins.model.Jenkins.XSTREAM.toXML(node))
+                def text = node.labelString
+                changed.labelString = {change}
+                j.nodesObject.replaceNode(node, changed)
+            }} as Runnable)
+            """
+        )
+
     def is_clean(self, name: str) -> bool:
         return self.label_string(name).split()[-1] == "clean"
 

@@ -86,7 +86,7 @@ def test_a_build_shorter_than_a_poll_is_noticed(settled: Plant, tmp_path: Path) 
 def test_a_cleaning_that_hangs_is_ended_and_tried_again(settled: Plant, tmp_path: Path) -> None:
     cleanup = CleanupProcess(settled, tmp_path, "hanging", dirty_timeout=8, retries=0, skip=list(NAMES[1:]))
     settled.spoil("c1", "hang")
-    settled.jenkins.script("def n = jenkins.model.Jenkins.get().getNode('c1'); n.labelString -= ' clean'; n.save()")
+    settled.save_form("c1", "text - ' clean'")
     ended = cleanup.run("--once")
     assert ended.returncode == 1, ended.stdout
     assert "has run for" in ended.stdout
@@ -148,13 +148,6 @@ def test_a_scheduler_killed_at_any_moment_leaves_what_the_next_one_takes_up(sett
 def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Plant, tmp_path: Path) -> None:
     """A saved form replaces the whole node, with the labels that it was opened with."""
     jenkins = settled.jenkins
-    save = """
-        def jenkins = jenkins.model.Jenkins.get()
-        def xml = jenkins.XSTREAM2.toXML(jenkins.getNode('c2'))
-        xml = xml.replaceFirst('<label>[^<]*</label>', '<label>{}</label>')
-        def changed = jenkins.XSTREAM2.fromXML(xml)
-        jenkins.nodesObject.replaceNode(jenkins.getNode('c2'), changed)
-    """
     cleanup = CleanupProcess(settled, tmp_path, "beside", skip=[n for n in NAMES if n != "c2"])
     form = settled.label_string("c2")
     assert form.endswith(" clean")
@@ -165,12 +158,7 @@ def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Pl
     def person() -> None:
         while not stop.wait(0.25):
             edits.append(f"edit-{len(edits)}")
-            script = (
-                "def n = jenkins.model.Jenkins.get().getNode('c2')\n"
-                "hudson.model.Queue.withLock({ -> n = jenkins.model.Jenkins.get().getNode('c2');"
-                f" n.labelString = n.labelString + ' {edits[-1]}'; n.save() }} as Runnable)"
-            )
-            jenkins.script(script)
+            settled.save_form("c2", f"text + ' {edits[-1]}'")
 
     editing = threading.Thread(target=person)
     editing.start()
@@ -189,8 +177,7 @@ def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Pl
     # dirty again, and then a form is saved that was opened when it was clean
     jenkins.queue_build("work-c2")
     settled.until(lambda: "dirty" in settled.label_string("c2").split(), "c2 is dirty", within_s=30)
-    jenkins.script(save.format(form))
-    assert settled.label_string("c2") == form
+    settled.save_form("c2", f"'{form}'.replace('&quot;', '\"')")
     settled.until(lambda: "dirty" in settled.label_string("c2").split(), "the old form is not believed", within_s=20)
     settled.until(settled.all_done, "every build has run")
     settled.until(lambda: settled.is_clean("c2"), "c2 is clean again")
