@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -92,6 +92,7 @@ def explain(
     agent: str | None = None,
     also: Iterable[str] = (),
     failed_at: Sequence[str] = (),
+    ready: Mapping[str, str] | None = None,
 ) -> Explanation:
     """Explain one item, or one label expression, as things stand.
 
@@ -103,8 +104,9 @@ def explain(
         agent: the agent that serves it already, if there is one.
         also: what else keeps it waiting, a sentence each: a pause after a failed launch, the sidecar stopping.
         failed_at: providers at which a launch for it failed, latest last.
+        ready: by template, the provider of an agent on standby that could be given to it now.
     """
-    answers = tuple(_answers(routing, plant, tally, agent, tuple(also), failed_at))
+    answers = tuple(_answers(routing, plant, tally, agent, tuple(also), failed_at, ready or {}))
     winner = routing.winner
     serving = next((answer for answer in answers if winner is not None and answer.template == winner.template), None)
     return Explanation(
@@ -125,6 +127,7 @@ def _answers(
     agent: str | None,
     also: tuple[str, ...],
     failed_at: Sequence[str],
+    ready: Mapping[str, str],
 ) -> Iterator[TemplateAnswer]:
     winner = routing.winner
     for answer in routing.answers:
@@ -136,6 +139,8 @@ def _answers(
                 yield _answer(answer, Verdict.NO, (first,))
             case Match() if agent is not None:
                 yield _answer(answer, Verdict.YES, (f"agent {agent} serves it already",))
+            case Match() if answer.template in ready and not also:
+                yield _answer(answer, Verdict.YES, (), provider=ready[answer.template])
             case Match():
                 room = room_for(answer.template, plant, tally, failed_at)
                 reasons = (*also, *room.reasons)

@@ -168,6 +168,12 @@ class Tally:
         self.by_provider[provider] += 1
         self.launching_by_pair[(provider, template)] += launching
 
+    def drop(self, template: str, provider: str) -> None:
+        """Count one agent less, which was online."""
+        self.agents -= 1
+        self.by_template[template] -= 1
+        self.by_provider[provider] -= 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:

@@ -61,7 +61,6 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="templates[].volumes", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].sidecars", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].overrides.disk", when=_is_set, instead=LEAVE_OUT),
-    NotYet(path="templates[].standby", when=_given, instead="use 0"),
     NotYet(path="templates[].hold_on_failure", when=_given, instead="use 0"),
     NotYet(path="cleanup", when=_is_set, instead=LEAVE_OUT),
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from provisioner.config.controllers import Controller
-from provisioner.config.kinds import BackendKind
+from provisioner.config.kinds import BackendKind, BridgeChoice
 from provisioner.config.problems import KeyPath, Problem
 from provisioner.config.providers import Provider
 from provisioner.config.settings import Cleanup, Registry
@@ -157,6 +157,18 @@ def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Prov
         yield Problem(path=(*path[:-1], "tls"), text=text)
 
 
+def standby_has_a_bridge(parts: Parts) -> Iterator[Problem]:
+    """Without the bridge a node that waits could take any build."""
+    for index, template in parts.templates.items():
+        off = [c.name for c in parts.controllers.values() if template.serves(c.name) and c.bridge is BridgeChoice.OFF]
+        if template.standby and off:
+            text = f"needs the bridge, which is off at controller {off[0]}; use 0, or `bridge: auto` there"
+            yield Problem(path=("templates", index, "standby"), text=text)
+        if template.standby and all(place_holders(label) for label in template.labels):
+            text = "has no label that a waiting agent could carry; add one without a place holder"
+            yield Problem(path=("templates", index, "standby"), text=text)
+
+
 def keys_fit_backend(parts: Parts) -> Iterator[Problem]:
     """No key is given that the backend would pass over."""
     for index, provider in parts.providers.items():
@@ -178,6 +190,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     labels_are_served,
     inner_names_are_unique,
     endpoints_fit,
+    standby_has_a_bridge,
     keys_fit_backend,
 )
 

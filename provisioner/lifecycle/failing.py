@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +30,7 @@ class Failing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._ending: set[object] = set()
+        self.on_standby_failed: Callable[[Agent], None] = lambda _agent: None
 
     def launch_failed(self, agent: Agent, error: ProvisionerError) -> None:
         """An agent failed before its build began; its teardown goes on by itself."""
@@ -42,6 +44,8 @@ class Failing:
         if task:
             task.log.say(*told)
             task.log.take()
+        if agent.request is None:
+            self.on_standby_failed(agent)
         request = self._desk.book.agent_failed(agent, error)
         self._desk.plan_again.set()
         if request is None:

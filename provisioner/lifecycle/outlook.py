@@ -92,6 +92,7 @@ class Outlook:
             agent=request.agent if request else None,
             also=tuple(self._pauses(item, request)),
             failed_at=request.failed_at if request else (),
+            ready=self._ready(item.key.controller),
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
@@ -103,7 +104,13 @@ class Outlook:
             plant=self.plant(),
             tally=self.tally(),
             also=paused,
+            ready=self._ready(controller),
         )
+
+    def _ready(self, controller: str | None) -> dict[str, str]:
+        """By template, where an agent on standby could be given to a build now."""
+        ready = (task.agent for task in reversed(self._engine.planner.standby.ready()))
+        return {agent.template: agent.provider for agent in ready if controller in (None, agent.controller)}
 
     def _items(self) -> Iterator[QueueItem]:
         for request in self._desk.book:

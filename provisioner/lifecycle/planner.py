@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.capacity.placement import Asked, Place, counted_turns, place
-from provisioner.capacity.room import Condition, CountedAgent, Plant, ProviderState
+from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
+from provisioner.capacity.room import Condition, CountedAgent, Plant, ProviderState, Tally
 from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.failing import Failing
+from provisioner.lifecycle.standby import Standby
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
 from provisioner.model.errors import ControllerError, Reason
 from provisioner.model.request import Request
@@ -35,6 +36,8 @@ class Planner:
         self._desk = desk
         self._launch = launch
         self._failing = failing
+        self.standby = Standby(desk, launch)
+        failing.on_standby_failed = self.standby.failed
         self._turns: dict[str, int] = {}  # whose turn it was, so that templates that are equally full take turns
         self.stopped = False  # when draining: nothing new is placed
         self.reconfigure()
@@ -65,22 +68,32 @@ class Planner:
             if self._granted(request) is not None:
                 self._head_start(request)
         self._failing.take_up()
-        desk = self._desk
-        unknown = list(strangers(desk))
-        free = desk.settings.limits.agents - len(desk.agents) - len(unknown)
-        if free <= 0:
-            return
-        heads = [r for r in desk.book.waiting(free) if self._answers(r)]
-        if not heads:
-            return
+        self.standby.take_up()
+        desk, plant = self._desk, self.plant()
+        free = max(0, desk.settings.limits.agents - len(self._counted()))
+        heads = [r for r in desk.book.waiting(free + len(self.standby.agents())) if self._answers(r)]
+        heads = [r for r in heads if not self._give(r)]
         asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
         requests = {r.item.key: r for r in heads}
-        agents: list[CountedAgent] = [*(task.agent for task in desk.agents.values()), *unknown]
-        decisions = place(asked, plant=self.plant(), agents=agents, last_turns=self._turns)
+        decisions = place(asked, plant=plant, agents=self._counted(), last_turns=self._turns)
         self._turns = counted_turns(self._turns, decisions)
         for decision in decisions:
             if isinstance(decision, Place):
                 self._begin(requests[decision.key], decision)
+        waits = [decision for decision in decisions if isinstance(decision, Wait)]
+        self.standby.make_room(waits, plant, self._counted())
+        self.standby.keep(waits, plant, Tally.of(self._counted()))
+
+    def _counted(self) -> list[CountedAgent]:
+        return [*(task.agent for task in self._desk.agents.values()), *strangers(self._desk)]
+
+    def _give(self, request: Request) -> bool:
+        """Give it an agent that is connected already, if there is one."""
+        template = self._templates.get(request.template)
+        if template is None or not template.standby:
+            return False
+        match, granted = self._desk.book.match(request), self._granted(request)
+        return match is not None and granted is not None and self.standby.give(request, match, granted.spec)
 
     def plant(self) -> Plant:
         """What may be used now."""

@@ -142,9 +142,11 @@ class RequestBook:
         return [self._requests[key] for key in self._failing]
 
     def refuse(self, request: Request, reason: Reason, detail: str) -> None:
-        """It cannot be served, by its own fault, and no launch was needed to know it."""
-        self._put(self._moved(request, RequestState.FAILING, reason=reason, detail=detail, tail=()))
-        self._keep(self._requests[request.item.key])
+        """It cannot be served, by its own fault, and no launch was needed to know it. Idempotent."""
+        current = self.get(request.item.key)
+        if current is not None and current.state is RequestState.WAITING:
+            self._put(self._moved(current, RequestState.FAILING, reason=reason, detail=detail, tail=()))
+            self._keep(self._requests[request.item.key])
 
     def pause(self, request: Request, until: datetime | None) -> None:
         """Do not place it before then; None: place it as soon as there is room."""

@@ -15,6 +15,7 @@ from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.ending import error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
+from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 
@@ -101,11 +102,15 @@ class AgentSteps:
         agent = task.agent
         request = self._desk.book.get(agent.request)
         waited_s = (task.clock.now() - request.first_seen).total_seconds() if request else 0.0
-        task.log.say(
-            f"Template {agent.template} on provider {agent.provider} serves this build with the agent {agent.name}"
-            + (f" (attempt {agent.attempt})" if agent.attempt > 1 else "")
-            + f"; it waited {waited_s:.1f} s for its turn"
-        )
+        where = f"Template {agent.template} on provider {agent.provider}"
+        if agent.request is None:
+            task.log.say(f"{where} starts the agent {agent.name} ahead of any build")
+        else:
+            task.log.say(
+                f"{where} serves this build with the agent {agent.name}"
+                + (f" (attempt {agent.attempt})" if agent.attempt > 1 else "")
+                + f"; it waited {waited_s:.1f} s for its turn"
+            )
         task.move(AgentState.REGISTERING)
 
     async def _register(self, task: AgentTask) -> None:
@@ -225,7 +230,8 @@ class AgentSteps:
             await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, 5.0)  # type: ignore[misc]
         if task.doomed:
             return
-        self._measure(task, "online_to_started_seconds", AgentState.IDLE)
+        given = GIVEN_MARK in task.agent.marks
+        self._measure(task, "online_to_started_seconds", GIVEN_MARK if given else AgentState.IDLE)
         if facts.build_url and not task.agent.build_url:
             task.save(replace(task.agent, build_url=facts.build_url))
         task.move(AgentState.RUNNING)
@@ -386,8 +392,10 @@ def _time_left(task: AgentTask, limits: Timeouts) -> tuple[float, str]:
     lifetime_s, build_s = limits.lifetime_s or float("inf"), limits.build_s or float("inf")
     began = task.agent.marks.get(AgentState.RUNNING, task.agent.created_at)
     ran_s = max(0.0, (task.clock.now() - began).total_seconds())
+    given = task.agent.marks.get(GIVEN_MARK)  # what it waited for a build does not count
+    lived_s = task.lived_s if given is None else (task.clock.now() - given).total_seconds()
     return min(
-        (lifetime_s - task.lived_s, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
+        (lifetime_s - lived_s, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
         (build_s - ran_s, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
     )
 

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 #: A drain ends within 10 s whatever hangs.
 _DRAIN_S = 8.0
+#: Of those, for the removal of standby agents.
+_STANDBY_S = 5.0
 
 
 class Sidecar:
@@ -78,6 +80,7 @@ class Sidecar:
         log.info("sidecar.stopping", agents_left_to_themselves=busy)
         try:
             async with asyncio.timeout(_DRAIN_S):
+                await self._end_standby(engine)
                 loops.cancel()
                 await asyncio.gather(loops, return_exceptions=True)
                 await engine.desk.end_errands()
@@ -89,6 +92,17 @@ class Sidecar:
         except TimeoutError:
             log.warning("sidecar.cut_short", problem=f"something did not end within {_DRAIN_S:.0f} s")
         log.info("sidecar.stopped")
+
+    @staticmethod
+    async def _end_standby(engine: Engine) -> None:
+        """Remove what waits for a build; what takes longer is removed by the next start."""
+        leaving = set(engine.planner.standby.retire_all())
+        try:
+            async with asyncio.timeout(_STANDBY_S):
+                while not leaving.isdisjoint(engine.desk.agents):  # noqa: ASYNC110  (once in a life)
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            log.warning("standby.left", agents=sorted(leaving.intersection(engine.desk.agents)))
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

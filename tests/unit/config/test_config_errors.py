@@ -174,7 +174,7 @@ templates:
   - name: maven
     labels: [a b]
     providers: [bix]
-    standby: 2
+    hold_on_failure: 2
     timeouts:
       pull: soon
   - labels: [b]
@@ -190,7 +190,7 @@ templates:
         "p.yaml:9 providers[0].max_agents",
         "p.yaml:12 templates[0].labels[0]",
         "p.yaml:13 templates[0].providers[0]",
-        "p.yaml:14 templates[0].standby",
+        "p.yaml:14 templates[0].hold_on_failure",
         "p.yaml:16 templates[0].timeouts.pull",
         "p.yaml:17 templates[1].name",
         "p.yaml:17 templates[1].image",

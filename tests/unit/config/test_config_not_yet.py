@@ -37,7 +37,6 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("templates[].volumes", [(f"{T}.volumes", [{"workspace": "per-job"}])], "templates[0].volumes: is not yet"),
     ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
     ("templates[].overrides.disk", [(f"{T}.overrides.disk", {"max": "4g"})], "templates[0].overrides.disk: is not yet"),
-    ("templates[].standby", [(f"{T}.standby", 2)], "templates[0].standby: 2 is not yet supported; use 0"),
     ("templates[].hold_on_failure", [(f"{T}.hold_on_failure", 1)], "templates[0].hold_on_failure: 1 is not yet"),
     ("cleanup", [("cleanup", {"controller": "main", "job": "j"})], "cleanup: is not yet supported; leave it out"),
 ]
@@ -74,13 +73,13 @@ def test_empty_values_of_missing_features_are_fine() -> None:
 
 
 def test_a_row_less_is_a_feature_more() -> None:
-    value = {"transport": "ssh", "standby": 2}
+    value = {"transport": "ssh", "hold_on_failure": 2}
     fewer = tuple(row for row in ROWS if row.path != "templates[].transport")
     assert [problem.path for problem in not_yet("templates", 3, value)] == [
         ("templates", 3, "transport"),
-        ("templates", 3, "standby"),
+        ("templates", 3, "hold_on_failure"),
     ]
-    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "standby")]
+    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "hold_on_failure")]
 
 
 @pytest.mark.parametrize("path", [row.path for row in ROWS])

@@ -1,0 +1,240 @@
+"""Agents that are connected before a build asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle.outlook import Outlook
+from provisioner.lifecycle.standby import GIVEN_MARK
+from provisioner.model.agent import AgentState
+from provisioner.model.errors import ControllerError, LaunchError, Reason
+from tests.fakes.controller import FakeController
+from tests.unit.lifecycle.conftest import House
+
+OTHER = {"name": "other", "labels": ["other"], "providers": ["box"], "image": "o:1"}
+
+
+async def waiting(house: House, *, besides: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """The next standby agent, connected."""
+    name = await house.agent(besides=besides)
+    house.controller.connect(name)
+    await house.until(lambda: house.desk.agents[name].agent.state is AgentState.IDLE)
+    return name
+
+
+async def test_it_is_started_ahead_for_nobody_and_stays(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=2)
+    first = await waiting(house)
+    second = await waiting(house, besides={first})
+    house.engine.planner.plan()
+    assert set(house.desk.agents) == {first, second}
+    assert house.controller.nodes[first].order.request is None
+    assert house.controller.nodes[first].order.labels == ("maven",)
+
+
+async def test_a_build_is_given_it_in_an_instant_and_another_one_takes_its_place(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    item = house.controller.queue()
+    await house.until(lambda: house.controller.given)
+    assert house.controller.given == [(name, item)]
+    assert len(house.controller.registered) == 1  # the next one does not slow this build down
+    assert any("it is given to this build" in line for told, lines in house.controller.told for line in lines)
+    house.controller.start_build(name)
+    await house.until(lambda: house.desk.agents[name].agent.state is AgentState.RUNNING)
+    await waiting(house, besides={name})
+    house.controller.finish_build(name)
+    await house.until(lambda: name not in house.desk.agents)
+    assert len(house.controller.given) == 1
+
+
+async def test_a_burst_takes_what_is_there_and_starts_the_rest(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    for _ in range(3):
+        house.controller.queue()
+    await house.until(lambda: len(house.desk.agents) == 3)
+    assert [given for given, _ in house.controller.given] == [name]
+    requests = {task.agent.request for task in house.desk.agents.values()}
+    assert len(requests) == 3
+    assert None not in requests
+
+
+async def test_a_build_with_a_wish_of_its_own_gets_an_agent_of_its_own(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1, overrides={"memory": {"parameter": "MEM", "max": "8g"}})
+    name = await waiting(house)
+    house.controller.queue(parameters={"MEM": "2g"})
+    await house.agent(besides={name})
+    assert not house.controller.given
+
+
+async def test_an_item_cancelled_after_it_was_given_an_agent_takes_it_along(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    item = house.controller.queue()
+    await house.until(lambda: house.controller.given)
+    house.controller.cancel(item)
+    await house.until(lambda: name not in house.desk.agents)
+
+
+async def test_a_build_that_it_cannot_be_given_to_gets_a_new_agent(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    house.controller.refuse["give"] = ControllerError("node is not known to the bridge", code=410)
+    item = house.controller.queue()
+    await house.until(lambda: name not in house.desk.agents)
+    await house.until(lambda: item.key in house.desk.by_request)
+    assert house.desk.by_request[item.key].agent.name != name
+
+
+async def test_an_outage_while_it_is_given_delays_it_and_nothing_else(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    house.controller.refuse["give"] = ControllerError("reset", retryable=True)
+    item = house.controller.queue()
+    await house.until(lambda: house.desk.agents[name].agent.request == item.key)
+    del house.controller.refuse["give"]
+    await house.until(lambda: house.controller.given == [(name, item)])
+
+
+async def test_killed_before_the_controller_was_told_it_is_given_by_the_next_start(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    house.controller.refuse["give"] = ControllerError("reset", retryable=True)
+    item = house.controller.queue()
+    await house.until(lambda: GIVEN_MARK in house.desk.agents[name].agent.marks)
+    await house.kill()
+    del house.controller.refuse["give"]
+    house.revive()
+    await house.until(lambda: house.controller.given == [(name, item)])
+    assert len(house.controller.registered) == 1
+
+
+async def test_a_restart_takes_it_over_and_it_still_waits(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    await house.kill()
+    house.revive()
+    house.controller.queue()
+    await house.until(lambda: house.controller.given)
+    assert house.controller.given[0][0] == name
+
+
+async def test_one_that_lost_its_connection_is_given_to_nobody(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    house.controller.disconnect(name)
+    await house.until(lambda: not house.desk.agents[name].facts.online)
+    house.controller.queue()
+    await house.agent(besides={name})
+    assert not house.controller.given
+
+
+async def test_a_waiting_build_of_another_template_gets_its_room(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1, box_agents=1, more_templates=[OTHER])
+    name = await waiting(house)
+    house.controller.queue(label="other")
+    other = await house.agent(besides={name})
+    assert house.desk.agents[other].agent.template == "other"
+    assert house.backend.most == 1
+    house.engine.planner.plan()
+    assert list(house.desk.agents) == [other]
+    house.controller.connect(other)
+    house.controller.start_build(other)
+    house.controller.finish_build(other)
+    await waiting(house, besides={name, other})
+
+
+@pytest.mark.parametrize(("box_agents", "agents"), [(3, 200), (9, 3)], ids=["provider", "limits.agents"])
+async def test_only_as_many_yield_as_builds_wait(
+    make_house: Callable[..., House], box_agents: int, agents: int
+) -> None:
+    house = make_house(standby=3, box_agents=box_agents, agents=agents, more_templates=[OTHER])
+    names: set[str] = set()
+    for _ in range(3):
+        names.add(await waiting(house, besides=names))
+    house.controller.queue(label="other")
+    await house.agent(besides=names)
+    house.engine.planner.plan()
+    assert sum(task.agent.request is None for task in house.desk.agents.values()) == 2
+
+
+async def test_it_goes_when_the_template_changes_or_it_grew_old(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    old = await waiting(house)
+    changed = house.settings.model_copy(
+        update={"templates": (house.settings.templates[0].model_copy(update={"image": "maven:4"}),)}
+    )
+    house.desk.settings = changed
+    house.engine.planner.reconfigure()
+    house.desk.plan_again.set()
+    new = await waiting(house, besides={old})
+    assert house.backend.instances[new].order.image == "maven:4"
+    await house.until(lambda: old not in house.desk.agents)
+    house.desk.agents[new]._began -= 3601
+    house.desk.plan_again.set()
+    await waiting(house, besides={old, new})
+    await house.until(lambda: new not in house.desk.agents)
+
+
+async def test_a_launch_ahead_that_fails_is_not_repeated_at_once(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    house.backend.fail_with = LaunchError("no such image", reason=Reason.IMAGE_NOT_FOUND)
+    house.desk.plan_again.set()
+    await house.until(lambda: house.controller.registered and house.nothing_left())
+    for _ in range(20):
+        house.engine.planner.plan()
+    assert len(house.controller.registered) == 1
+
+
+async def test_no_more_are_started_at_once_than_may_be_launching(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=8, launching=2)
+    await house.until(lambda: len(house.desk.agents) == 2)
+    house.engine.planner.plan()
+    assert len(house.desk.agents) == 2
+
+
+async def test_without_the_bridge_there_is_none(make_house: Callable[..., House]) -> None:
+    house = make_house(FakeController(mode=BridgeMode.OFF), standby=1)
+    house.controller.queue()
+    await house.agent()
+    house.engine.planner.plan()
+    assert all(task.agent.request for task in house.desk.agents.values())
+
+
+async def test_a_drain_removes_those_that_wait_and_no_other(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    house.controller.queue()
+    await house.until(lambda: house.controller.given)
+    house.controller.start_build(name)
+    spare = await waiting(house, besides={name})
+    house.engine.planner.stopped = True
+    assert house.engine.planner.standby.retire_all() == [spare]
+    await house.until(lambda: list(house.desk.agents) == [name])
+
+
+async def test_explain_names_it_even_where_its_provider_is_full(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1, box_agents=1)
+    await waiting(house)
+    explained = Outlook(house.engine).explain_label("maven")
+    assert (explained.verdict.value, explained.provider) == ("yes", "box")
+
+
+async def test_what_it_waited_does_not_count_against_the_builds_lifetime(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=1, timeouts={"lifetime": "10m"})
+    name = await waiting(house)
+    house.controller.queue()
+    await house.until(lambda: house.controller.given)
+    house.desk.agents[name]._began -= 700
+    house.controller.start_build(name)
+    await house.until(lambda: house.desk.agents[name].agent.state is AgentState.RUNNING)
+    await waiting(house, besides={name})
+    assert not house.desk.agents[name].doomed
