@@ -58,7 +58,9 @@ import hudson.slaves.RetentionStrategy
 import hudson.slaves.SlaveComputer
 import hudson.tasks.BuildWrapper
 import java.lang.reflect.Field
+import java.lang.reflect.InvocationHandler
 import java.lang.reflect.Method
+import java.lang.reflect.Proxy
 import java.nio.channels.ClosedChannelException
 import java.util.concurrent.ConcurrentHashMap
 import java.util.concurrent.LinkedBlockingQueue
@@ -107,6 +109,7 @@ class ProvisionerBridgeConsole {
     private TaskListener listener
     private Run<?, ?> finishedRun
     private boolean draining
+    private boolean finished
     private int dropped
     private int told
 
@@ -238,6 +241,28 @@ class ProvisionerBridgeConsole {
                 for (String line : lines) out.println(PREFIX + line)
             }
         }
+    }
+
+    /** Have the last line written when the body ends; on another thread, as the run may have to be loaded. */
+    void lastly(Closure<String> line) {
+        if (stepContext == null) return
+        Computer.threadPoolForRemoting.submit({ ->
+            try {
+                stepListener()
+                ProvisionerBridgePipeline.whenBodyEnds(stepContext, { -> finish(line.call()) } as Runnable)
+            } catch (Throwable problem) {
+                ProvisionerBridge.complain('waiting for the end of a node body', problem)
+            }
+        } as Runnable)
+    }
+
+    /** The last line about the agent; a second time it is not written. */
+    void finish(String line) {
+        synchronized (this) {
+            if (finished) return
+            finished = true
+        }
+        addNow(line)
     }
 
     /** Kept from the first use: once the step is over, its context gives none. */
@@ -383,6 +408,31 @@ class ProvisionerBridgePipeline {
     static Object get(Object context, Class<?> what) { return context.get(what) }
 
     static void failStep(Object context, Throwable problem) { context.onFailure(problem) }
+
+    /**
+     * Tell, once, that the body of a `node` step has ended, before the script goes on: its executor hears of that
+     * only later. The listener is the running execution's, and not saved with it. May wait for the run to be loaded.
+     */
+    static void whenBodyEnds(Object context, Runnable ended) {
+        def loader = context.class.classLoader
+        def kind = loader.loadClass('org.jenkinsci.plugins.workflow.flow.GraphListener$Synchronous')
+        def blockEnd = loader.loadClass('org.jenkinsci.plugins.workflow.graph.BlockEndNode')
+        def execution = context.get(loader.loadClass('org.jenkinsci.plugins.workflow.flow.FlowExecution'))
+        def step = context.get(loader.loadClass('org.jenkinsci.plugins.workflow.graph.FlowNode'))
+        if (execution == null || step == null) return
+        def handler = { Object listener, Method method, Object[] arguments ->
+            if (method.name == 'equals') return listener.is(arguments[0])
+            if (method.name == 'hashCode') return System.identityHashCode(listener)
+            if (method.name == 'toString') return 'provisioner bridge'
+            def node = arguments[0]
+            if (blockEnd.isInstance(node) && node.startNode.parents.any { it.id == step.id }) {
+                execution.removeListener(listener)
+                ended.run()
+            }
+            return null
+        } as InvocationHandler
+        execution.addListener(Proxy.newProxyInstance(kind.classLoader, [kind] as Class[], handler))
+    }
 
     /** End the `node` bodies on a node at once: Jenkins itself would wait five minutes for it to come back. */
     static void interrupt(Computer computer) {
@@ -1206,6 +1256,7 @@ class ProvisionerBridge {
             console.take(agent.console)
             agent.console = console
         }
+        agent.console.lastly { -> agent.phases() }
         emit('started', agent.owner, [node: agent.name, queue_id: agent.runningId, build_url: agent.buildUrl] as Map<String, Object>, null)
     }
 
@@ -1213,7 +1264,7 @@ class ProvisionerBridge {
         if (Jenkins.get().isTerminating()) return  // a Pipeline's body goes on after the restart
         agent.finished = true
         Queue.Executable executable = executor.getCurrentExecutable()
-        if (agent.console.isPipeline()) agent.console.addNow(agent.phases())
+        if (agent.console.isPipeline()) agent.console.finish(agent.phases())
         boolean failed = problems || (executable instanceof Run && ((Run) executable).getResult() == Result.FAILURE)
         emit('finished', agent.owner, [node: agent.name, queue_id: agent.runningId, failed: failed] as Map<String, Object>, null)
     }
@@ -1496,7 +1547,7 @@ class ProvisionerBridgeRuns extends RunListener<Run> {
         try {
             ProvisionerBridgeAgent agent = agentOf(run)
             if (agent == null) return
-            agent.console.addNow(agent.phases())
+            agent.console.finish(agent.phases())
             agent.console.detach(run)
         } catch (Throwable problem) {
             ProvisionerBridge.complain('ending the launch log', problem)

@@ -8,7 +8,7 @@ from provisioner.backends.contract import Order, SecretFile
 from provisioner.config import Template
 from provisioner.controller.port import Launcher, NodeOrder
 from provisioner.model.agent import Agent
-from provisioner.model.queue import QueueItem
+from provisioner.model.queue import ItemKind, QueueItem
 from provisioner.transports import agent_command
 from provisioner.transports.java import JAR_CACHE
 
@@ -23,6 +23,9 @@ def node_order(
     started: bool = False,
 ) -> NodeOrder:
     """The node of an agent."""
+    if item is None and started and agent.request is not None:
+        # its item left the queue long ago; what it was tells a new bridge whose end is the end of this node
+        item = QueueItem(key=agent.request, kind=agent.kind or ItemKind.OTHER, job="", label=None)
     return NodeOrder(
         name=agent.name,
         owner=agent.owner,

@@ -46,7 +46,11 @@ class Plant:
             ],
             "templates": [
                 {"name": "one", "labels": [label or self.owner], "providers": ["box"]},
-                {"name": "broken", "labels": [f"{self.owner}-broken"], "providers": ["no-java"], "retries": 0},
+                # one for each build that fails: a template that fails again and again is given a pause
+                *(
+                    {"name": name, "labels": [f"{self.owner}-{name}"], "providers": ["no-java"], "retries": 0}
+                    for name in ("broken-a", "broken-b", "broken-c")
+                ),
             ],
         }
 

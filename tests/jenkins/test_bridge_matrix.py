@@ -100,7 +100,7 @@ def test_every_kind_of_job(
 
 
 def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
-    jenkins, label, broken = plant.jenkins, plant.owner, f"{plant.owner}-broken"
+    jenkins, label = plant.jenkins, plant.owner
     node = f"node('{label}')"
     jobs = {
         "resumed": plant.pipeline(
@@ -121,9 +121,9 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
         ),
         "matrix": plant.matrix("matrix", HELLO, ("a", "b")),
     }
-    failing = plant.freestyle("failing", "true", label=broken, parameters={"COLOUR": "red"})
-    failing_step = plant.pipeline("failing-step", f"node('{broken}') {{ sh 'true' }}")
-    awaited = plant.freestyle("awaited", "true", label=broken)
+    failing = plant.freestyle("failing", "true", label=f"{label}-broken-a", parameters={"COLOUR": "red"})
+    failing_step = plant.pipeline("failing-step", f"node('{label}-broken-b') {{ sh 'true' }}")
+    awaited = plant.freestyle("awaited", "true", label=f"{label}-broken-c")
     upstream = plant.pipeline(
         "upstream",
         f"def b = build(job: '{awaited}', wait: true, propagate: false); echo \"got ${{b.number}} ${{b.result}}\"",
