@@ -62,7 +62,6 @@ ROWS: tuple[NotYet, ...] = (
     NotYet(path="templates[].sidecars", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].overrides.disk", when=_is_set, instead=LEAVE_OUT),
     NotYet(path="templates[].hold_on_failure", when=_given, instead="use 0"),
-    NotYet(path="cleanup", when=_is_set, instead=LEAVE_OUT),
 )
 
 

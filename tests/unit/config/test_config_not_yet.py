@@ -38,7 +38,6 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
     ("templates[].overrides.disk", [(f"{T}.overrides.disk", {"max": "4g"})], "templates[0].overrides.disk: is not yet"),
     ("templates[].hold_on_failure", [(f"{T}.hold_on_failure", 1)], "templates[0].hold_on_failure: 1 is not yet"),
-    ("cleanup", [("cleanup", {"controller": "main", "job": "j"})], "cleanup: is not yet supported; leave it out"),
 ]
 
 
@@ -66,7 +65,6 @@ def test_empty_values_of_missing_features_are_fine() -> None:
             (f"{T}.standby", 0),
             (f"{T}.hold_on_failure", 0),
             (f"{T}.build", None),
-            ("cleanup", None),
         )
         == []
     )
@@ -106,7 +104,6 @@ def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -
         "templates[0].volumes",
         "templates[0].sidecars",
         "templates[1].build",
-        "cleanup",
     ]
 
 
