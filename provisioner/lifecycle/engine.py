@@ -13,6 +13,8 @@ from provisioner.lifecycle.agent_task import AgentTask
 from provisioner.lifecycle.desk import Desk
 from provisioner.lifecycle.failing import Failing
 from provisioner.lifecycle.observer import Observer
+from provisioner.lifecycle.outlook import Outlook
+from provisioner.lifecycle.patience import Patience
 from provisioner.lifecycle.planner import Planner
 from provisioner.lifecycle.steps import AgentSteps
 from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
@@ -34,6 +36,7 @@ class Engine:
         self._steps = AgentSteps(desk)
         self.failing = Failing(desk)
         self.planner = Planner(desk, self.launch, self.failing)
+        self.patience = Patience(desk, Outlook(self))
         self.node_sweeps = {name: NodeSweep(desk, c, self.adopt) for name, c in desk.controllers.items()}
         self.instance_sweeps = {name: InstanceSweep(desk, p) for name, p in desk.providers.items()}
         for name, sweep in self.instance_sweeps.items():
@@ -119,6 +122,7 @@ class Engine:
                 sweep = self.instance_sweeps[provider.name].run
                 group.create_task(self._forever(sweep), name=f"sweep {provider.name}")
             group.create_task(self._forever(self.planner.run), name="planner")
+            group.create_task(self._forever(self.patience.run), name="patience")
             group.create_task(self._forever(self._prune), name="prune")
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,13 @@ class Outlook:
         requests = sorted(
             self._desk.book, key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id)
         )
+        return list(self.reasons(requests[:limit]))
+
+    def reasons(self, requests: Iterable[Request]) -> Iterator[Waiting]:
+        """Each request with what it waits for; lazily, so that whoever has seen enough may stop."""
         plant, tally = self.plant(), self.tally()
         rooms: dict[str, tuple[str, ...]] = {}
-        found = []
-        for request in requests[:limit]:
+        for request in requests:
             reasons: tuple[str, ...] = ()
             if request.state is not RequestState.SERVED:
                 if request.template not in rooms:
@@ -59,8 +62,7 @@ class Outlook:
                 reasons = (*self._pauses(request.item, request), *rooms[request.template]) or (
                     "nothing: it is placed at the next pass",
                 )
-            found.append(Waiting(request=request, reasons=reasons))
-        return found
+            yield Waiting(request=request, reasons=reasons)
 
     def explain_item(self, queue_id: int, controller: str | None = None) -> Explanation:
         """Why an item of the queue gets an agent, waits or gets none.

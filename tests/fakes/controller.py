@@ -55,6 +55,7 @@ class FakeController:
         self.fail_outcome = FailOutcome.NOT_BUILT
         self.jar = b"jar"
         self.others_serve = False
+        self.quieting_down = False
         self.given: list[tuple[str, QueueItem]] = []
         self._seen: asyncio.Queue[Observation] = asyncio.Queue()
         self._ids = 0
@@ -151,7 +152,12 @@ class FakeController:
     @property
     def info(self) -> ControllerInfo:
         return ControllerInfo(
-            name=self.name, version="2.460", session=str(self.session), mode=self.mode, user="provisioner"
+            name=self.name,
+            version="2.460",
+            session=str(self.session),
+            mode=self.mode,
+            user="provisioner",
+            quieting_down=self.quieting_down,
         )
 
     async def open(self) -> ControllerInfo:

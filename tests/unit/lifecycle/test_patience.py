@@ -1,0 +1,98 @@
+"""Builds that wait, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from provisioner.lifecycle.outlook import Outlook
+from provisioner.model.errors import ControllerError
+from provisioner.model.queue import ItemKind
+from tests.unit.lifecycle.conftest import House
+
+
+async def full(make_house: Callable[..., House]) -> House:
+    """One agent at work, one build that waits for its slot."""
+    house = make_house(box_agents=1)
+    house.controller.queue()
+    await house.agent()
+    house.controller.queue(kind=ItemKind.PIPELINE)
+    await house.until(lambda: len(list(house.desk.book)) == 2)
+    house.controller.told.clear()
+    return house
+
+
+def told(house: House) -> list[str]:
+    return [line for name, lines in house.controller.told if name is None for line in lines]
+
+
+async def test_a_short_wait_is_not_told(make_house: Callable[..., House]) -> None:
+    house = await full(make_house)
+    house.clock.shift = timedelta(seconds=5)
+    house.engine.patience.look()
+    await house.desk.errand(_nothing(), name="after the others")
+    assert told(house) == []
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def test_a_long_wait_is_told_once_with_what_explain_says_and_again_when_the_reason_is_another(
+    make_house: Callable[..., House],
+) -> None:
+    house = await full(make_house)
+    house.clock.shift = timedelta(seconds=16)
+    for _ in range(3):
+        house.engine.patience.look()
+    await house.until(lambda: told(house))
+    (waiting,) = [w for w in Outlook(house.engine).waiting() if w.reasons]
+    assert told(house) == [f"It has waited for 16 s: {waiting.reasons[0]}"]
+    assert waiting.reasons == ("provider box is full (1 of 1 agents)",)
+    house.desk.providers["box"].drained = True
+    for _ in range(3):
+        house.engine.patience.look()
+    await house.until(lambda: len(told(house)) == 2)
+    assert told(house)[1] == "It still waits: provider box is draining: `provisioner drain`"
+
+
+async def test_what_could_not_be_told_is_told_later(make_house: Callable[..., House]) -> None:
+    house = await full(make_house)
+    house.clock.shift = timedelta(seconds=16)
+    house.controller.refuse["tell"] = ControllerError("busy")
+    house.engine.patience.look()
+    await house.until(lambda: not house.engine.patience._told)
+    del house.controller.refuse["tell"]
+    house.engine.patience.look()
+    await house.until(lambda: told(house))
+
+
+async def test_nothing_is_placed_while_the_controller_quiets_down(house: House) -> None:
+    house.controller.quieting_down = True
+    house.controller.show()
+    await house.until(lambda: house.desk.controllers["main"].quieting_down)
+    item = house.controller.queue()
+    await house.until(lambda: list(house.desk.book))
+    house.engine.planner.plan()
+    assert not house.desk.agents
+    (reason,) = Outlook(house.engine).explain_item(item.key.queue_id).reasons
+    assert reason == "controller main is about to shut down and starts no builds"
+    house.controller.quieting_down = False
+    house.controller.show()
+    await house.agent()
+
+
+async def test_a_burst_of_a_hundred_makes_a_hundred_agents_whatever_is_seen_twice(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(box_agents=500, launching=500)
+    for number in range(100):
+        house.controller.queue(job=f"j{number}")
+        if number % 10 == 0:
+            house.controller.show()
+    for _ in range(5):
+        house.controller.show()
+    await house.until(lambda: len(house.controller.nodes) == 100)
+    house.engine.planner.plan()
+    assert len(house.desk.agents) == 100
+    assert len({task.agent.request for task in house.desk.agents.values()}) == 100
