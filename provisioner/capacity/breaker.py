@@ -37,7 +37,7 @@ class Breaker:
     def failed(self, detail: str, now: datetime) -> Breaker:
         """A launch failed that counts. What began before it opened and fails meanwhile does not lengthen the pause."""
         failed = replace(self, failures=self.failures + 1, detail=detail)
-        if self.open_until is not None and now < self.open_until:
+        if self.is_open(now):
             return failed
         if self.open_until is None and failed.failures < FAILURES_IN_A_ROW:
             return failed
@@ -45,18 +45,16 @@ class Breaker:
         return replace(failed, pause_s=pause_s, open_until=now + timedelta(seconds=pause_s))
 
     def is_open(self, now: datetime) -> bool:
-        """Whether no launch may begin."""
-        return self.open_until is not None and now < self.open_until
+        """Whether no launch may begin; a pause longer than was meant comes of a wall clock that was set back."""
+        return self.open_until is not None and now < self.open_until <= now + timedelta(seconds=self.pause_s)
 
     def condition(self, now: datetime) -> Condition | None:
         """What placement must know; None while it is closed."""
         if self.open_until is None:
             return None
-        if now < self.open_until:
-            # the wall clock may have been set back: no pause is longer than was meant
-            until = min(self.open_until, now + timedelta(seconds=self.pause_s))
+        if self.is_open(now):
             why = f"{self.failures} launches in a row failed, the last one: {self.detail}"
-            return Condition(state=ProviderState.COOLING_DOWN, reason=why, until=f"{until:%H:%M:%S} UTC")
+            return Condition(state=ProviderState.COOLING_DOWN, reason=why, until=f"{self.open_until:%H:%M:%S} UTC")
         return Condition(state=ProviderState.PROBING, reason=f"one launch tries it again after: {self.detail}")
 
 

@@ -123,7 +123,7 @@ class RequestBook:
             taken = 0
             for key in keys:
                 request = self._requests[key]
-                if request.not_before is None or request.not_before <= now:
+                if _due(request, now):
                     heads.append(request)
                     taken += 1
                     if taken >= most_per_template:
@@ -156,8 +156,9 @@ class RequestBook:
 
     def next_wake(self) -> datetime | None:
         """When the first pause of a waiting request ends."""
-        times = [r.not_before for r in self._requests.values() if r.not_before and r.state is RequestState.WAITING]
-        return min(times, default=None)
+        now = self._clock.now()
+        waiting = (r for r in self._requests.values() if r.state is RequestState.WAITING and not _due(r, now))
+        return min((r.not_before for r in waiting if r.not_before), default=None)
 
     def served(self, request: Request, agent: str) -> None:
         """An agent is coming for it."""
@@ -255,3 +256,10 @@ class RequestBook:
         self._requests.pop(request.item.key, None)
         self._failing.pop(request.item.key, None)
         self._by_template.get(request.template, {}).pop(request.item.key, None)
+
+
+def _due(request: Request, now: datetime) -> bool:
+    """Whether its pause is over; one that looks longer than any is, comes of a wall clock that was set back."""
+    if request.not_before is None:
+        return True
+    return not now < request.not_before <= now + timedelta(seconds=_WORLD_PAUSE_MOST_S)

@@ -59,6 +59,10 @@ class Life:
         self._reaper = reaper
         self._late_s = late_s
 
+    def spare(self) -> None:
+        """It does not die any more."""
+        self._reaper = immortal
+
     def check(self) -> None:
         if self.over:
             raise Killed
