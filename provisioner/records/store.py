@@ -10,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from provisioner.model.agent import Agent
 from provisioner.model.errors import ProvisionerError
@@ -22,6 +23,8 @@ from provisioner.model.request import Request
 from provisioner.records.codec import dump_agent, dump_request, load_agent, load_request
 
 SCHEMA_VERSION = 1
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -53,6 +56,8 @@ class Store:
         self.path = path
         #: where a damaged file was put, if this start found one
         self.set_aside: Path | None = None
+        #: records that cannot be read, by name or key, with the reason
+        self.unreadable: dict[str, str] = {}
         #: why the last write failed; empty if it did not
         self.problem = ""
         try:
@@ -164,7 +169,8 @@ class Store:
 
     def live_agents(self) -> list[Agent]:
         """Every agent of which something may exist."""
-        return [load_agent(r[0]) for r in self._db.execute("SELECT record FROM agents WHERE live = 1 ORDER BY changed")]
+        query = "SELECT name, record FROM agents WHERE live = 1 ORDER BY changed"
+        return self._readable(self._db.execute(query), load_agent)
 
     def agent(self, name: str) -> Agent | None:
         """One agent, live or gone."""
@@ -186,7 +192,17 @@ class Store:
 
     def requests(self) -> list[Request]:
         """Every request that has not left the queue, as far as is known."""
-        return [load_request(r[0]) for r in self._db.execute("SELECT record FROM requests")]
+        return self._readable(self._db.execute("SELECT key, record FROM requests"), load_request)
+
+    def _readable(self, rows: Iterable[tuple[str, str]], load: Callable[[str], T]) -> list[T]:
+        """A record that cannot be read is left where it is: what it stood for is found again by its marks."""
+        found = []
+        for key, text in rows:
+            try:
+                found.append(load(text))
+            except (ValueError, KeyError, TypeError) as error:
+                self.unreadable[key] = repr(error)
+        return found
 
     def add_lines(self, agent: str, first: int, lines: Sequence[str], at: datetime) -> None:
         """Append to an agent's launch log; `first` is the number of the first line, from 0."""

@@ -38,6 +38,7 @@ from tests.fakes.engine import FakeEngine
 _SNAPSHOT_EVERY_S = 30.0
 _POLL_S = 1.0
 _TICK_S = 0.5
+_GIVEN_UP_AFTER_S = 300.0
 
 
 @dataclass(eq=False)
@@ -53,6 +54,7 @@ class Work:
     ended: list[str] = field(default_factory=list)  # what became of it
     node: str | None = None  # where it runs
     ends_at_s: float = 0.0
+    given_up_at_s: float | None = None
     may_be_cut: bool = False  # somebody who may do so said that its agent shall go
 
     @property
@@ -144,7 +146,14 @@ class FakeJenkins:
             work.ended.append("ran elsewhere")
             self._leave(work, FateOf(fate=Fate.STARTED, building=True, node="static"))
 
+    def excuse(self, name: str) -> None:
+        """What runs on a node, or waits to go on there, may be cut: not the sidecar's doing."""
+        for work in self.works:
+            if work.node == name or (work.item is not None and work.starts and work.item.label == name):
+                work.may_be_cut = True
+
     def delete_node(self, name: str) -> None:
+        self.excuse(name)
         node = self.nodes.pop(name)
         if node.work is not None:
             self._end(node, "cut by a person")
@@ -213,11 +222,23 @@ class FakeJenkins:
         now = self.clock.monotonic()
         for name, node in list(self.nodes.items()):
             self._connection(name, node, now)
+        for work in list(self.items.values()):
+            self._resumption(work, now)
         for name, node in list(self.nodes.items()):
             if node.work is not None and node.work.ends_at_s <= now:
                 self._finish(name, node)
             elif node.work is None and node.online and not self.quieting:
                 self._dispatch(name, node, now)
+
+    def _resumption(self, work: Work, now: float) -> None:
+        """A Pipeline that waits for a node that is gone is given up."""
+        if not work.starts or work.item is None or work.item.label in self.nodes:
+            work.given_up_at_s = None
+        elif work.given_up_at_s is None:
+            work.given_up_at_s = now + _GIVEN_UP_AFTER_S
+        elif now >= work.given_up_at_s:
+            work.ended.append("cut as allowed" if work.may_be_cut else "lost: its node is gone and it cannot go on")
+            self._leave(work, FateOf(fate=Fate.CANCELLED))
 
     def _alive(self, name: str) -> bool:
         found = [e.instances[name] for e in self.engines if name in e.instances]

@@ -91,14 +91,14 @@ class LifeOfAgents(RuleBasedStateMachine):
         for engine in self.estate.engines.values():
             if names := list(engine.instances):
                 name = names[pick % len(names)]
-                self._excuse(name)
+                self.estate.jenkins.excuse(name)
                 engine.end(name, exit_code=exit_code, out_of_memory=exit_code == 137)
                 return
 
     @rule(pick=PICK)
     def a_person_removes_a_container(self, pick: int) -> None:
         if names := list(self.estate.box.instances):
-            self._excuse(names[pick % len(names)])
+            self.estate.jenkins.excuse(names[pick % len(names)])
             self.estate.box.vanish(names[pick % len(names)])
 
     @rule(pick=PICK)
@@ -192,7 +192,7 @@ class LifeOfAgents(RuleBasedStateMachine):
     @rule(pick=PICK)
     def delete_now(self, pick: int) -> None:
         if (name := self._agent(pick)) is not None:
-            self._excuse(name)
+            self.estate.jenkins.excuse(name)
             self._order(lambda do: do.delete_now(name))
 
     @rule(name=st.sampled_from(["box", "den"]), drained=st.booleans())
@@ -307,12 +307,6 @@ class LifeOfAgents(RuleBasedStateMachine):
         """An operator says so; the sidecar may refuse, or die of it."""
         with suppress(Refused, Unknown, Killed):
             order(self.estate.operations)
-
-    def _excuse(self, name: str) -> None:
-        """A build on it may be cut: not the sidecar's doing."""
-        for work in self.estate.jenkins.works:
-            if work.node == name:
-                work.may_be_cut = True
 
     def _pass(self, seconds: float) -> None:
         self.estate.pass_s(seconds)
