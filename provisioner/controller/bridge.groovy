@@ -116,27 +116,33 @@ class ProvisionerBridgeConsole {
     ProvisionerBridgeConsole(Object stepContext) { this.stepContext = stepContext }
 
     void add(Collection<?> lines) {
-        if (!keep(lines)) return
+        if (!keep(lines, false)) return
         if (stepContext != null) drainSoon() else drainToListener()
     }
 
-    /** A line that is to stand before what the run writes next: on this thread, where that needs no loading. */
-    void addNow(String line) {
-        if (!keep([line])) return
+    /** What must be told however much was told before: why a build failed. */
+    void addInAnyCase(Collection<?> lines) {
+        if (!keep(lines, true)) return
+        if (stepContext != null) drainSoon() else drainToListener()
+    }
+
+    /** The last line, which is to stand before what the run writes next: on this thread, where that needs no loading. */
+    private void addNow(String line) {
+        if (!keep([line], true)) return
         boolean ready
         synchronized (this) { ready = stepContext == null || listener != null }
         if (!ready) drainSoon() else if (stepContext != null) drainToStep() else drainToListener()
     }
 
-    private synchronized boolean keep(Collection<?> lines) {
+    private synchronized boolean keep(Collection<?> lines, boolean inAnyCase) {
         if (lines == null || lines.isEmpty()) return false
         for (Object line : lines) {
             for (String part : clean(String.valueOf(line))) {
-                if (waiting.size() >= MOST_WAITING || told >= MOST_TOLD) {
+                if (!inAnyCase && (waiting.size() >= MOST_WAITING || told >= MOST_TOLD)) {
                     dropped++
                 } else {
                     waiting.add(part)
-                    told++
+                    if (told < MOST_TOLD) told++
                 }
             }
         }
@@ -1066,7 +1072,7 @@ class ProvisionerBridge {
         Queue queue = Queue.getInstance()
         if (console.isPipeline()) {
             Object context = ProvisionerBridgePipeline.context(item.task)
-            console.add(lines)
+            console.addInAnyCase(lines)
             console.drainToStep()
             AbortException problem = new AbortException(message)
             if (retryable) problem.initCause(quiet(new ClosedChannelException()))
@@ -1084,7 +1090,7 @@ class ProvisionerBridge {
             return done[0] ? outcome('step_failed', ProvisionerBridgeItem.of(item).json.get('build_url')) : outcome('gone', null)
         }
         if (item.task instanceof AbstractProject && item instanceof Queue.BuildableItem) {
-            console.add(lines)
+            console.addInAnyCase(lines)
             ProvisionerBridgeNotBuilt record = new ProvisionerBridgeNotBuilt((AbstractProject) item.task, (Queue.BuildableItem) item, console.drain())
             boolean[] taken = [false] as boolean[]
             Queue.withLock({ ->

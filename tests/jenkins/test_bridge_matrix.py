@@ -44,6 +44,13 @@ print user.getProperty(ApiTokenProperty).tokenStore.generateNewToken('test').pla
 user.save()
 """
 
+#: Whether the bridge saw the node take its build, or was told so.
+STARTED = """
+def action = jenkins.model.Jenkins.get().actions.find { it.class.name == 'ProvisionerBridgeAction' }
+def agent = action?.@bridge?.agents?.get('%s')
+print agent != null && agent.started && agent.buildUrl != null
+"""
+
 HELLO = "echo built on $NODE_NAME; sleep 1"
 
 
@@ -163,6 +170,8 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
     # a restart with a Pipeline on its agent
     (before,) = plant.ours()["nodes"]
     jenkins.restart()
+    if bridged:  # what ends before the bridge is back has no last line
+        plant.sidecar.until(lambda: jenkins.script(STARTED % before) == "true", "the bridge knows the agent again")
     go.touch()
     assert jenkins.wait_build(jobs["resumed"], within_s=120)["result"] == "SUCCESS"
     console = jenkins.console(jobs["resumed"])
