@@ -25,6 +25,7 @@ from provisioner.backends.contract import CACHE_KEY, Order
 from provisioner.backends.docker.archive import Archive
 from provisioner.backends.docker.container import JAR_AT
 from provisioner.backends.docker.engine import Engine, RefusedError, filters, name
+from provisioner.backends.docker.reading import age_s
 from provisioner.backends.docker.shared import Shared, SharedVolumes, mount
 from provisioner.model.errors import LaunchError
 from provisioner.transports.java import FLAGS
@@ -43,6 +44,10 @@ _CPU_SHARES = 64
 _MEMORY_BYTES = 512 << 20
 _TRUST_S = 600.0
 _AGAIN_S = 300.0
+#: A preparation this old is what a dead sidecar left.
+_LEFT_S = 900.0
+#: Class data this old that no container uses are removed, for they may be of a controller that was upgraded since.
+_OLD_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,25 +158,36 @@ class ClassData:
 
 
 def prune(engine: Engine) -> None:
-    """Remove the class data whose image or runtime the engine has no more. Blocks; what fails is left alone."""
+    """Remove preparations that dead sidecars left, and class data that are old or whose image or runtime is gone.
+
+    Blocks; what fails is left alone.
+    """
     try:
+        query = {"all": "1", **filters(label=f"{CACHE_KEY}={KIND}")}
+        found = engine.call("GET", "/containers/json", query=query).json()
+        for container in found if isinstance(found, Sequence) else ():
+            if time.time() - float(container["Created"]) > _LEFT_S:
+                _remove(engine, f"/containers/{container['Id']}", {"force": "1", "v": "1"})
         answer = engine.call("GET", "/volumes", query=filters(label=f"{CACHE_KEY}={KIND}")).json()
         listed = answer.get("Volumes") if isinstance(answer, Mapping) else None
         for volume in listed if isinstance(listed, Sequence) else ():
+            if (age_s(volume.get("CreatedAt")) or 0.0) > _OLD_S:
+                _remove(engine, f"/volumes/{name(str(volume['Name']))}", {})
+                continue
             of = str((volume.get("Labels") or {}).get(OF_KEY, ""))
             path = f"/images/{name(of)}/json" if of.startswith("sha256:") else f"/volumes/{name(of)}"
             try:
                 engine.call("GET", path)
             except RefusedError as refused:
                 if refused.code == 404:
-                    _remove(engine, str(volume["Name"]))
+                    _remove(engine, f"/volumes/{name(str(volume['Name']))}", {})
     except (RefusedError, LaunchError):
         pass
 
 
-def _remove(engine: Engine, volume: str) -> None:
+def _remove(engine: Engine, path: str, query: Mapping[str, str]) -> None:
     try:
-        engine.call("DELETE", f"/volumes/{name(volume)}")
+        engine.call("DELETE", path, query=query)
     except RefusedError as refused:
         if refused.code not in (404, 409):  # gone, or in use
             raise

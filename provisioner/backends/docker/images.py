@@ -32,6 +32,7 @@ class Image:
 
     id: str
     user: str  # as the image says: a name, a number, or empty for root
+    path: str = ""  # its PATH; empty: the engine's own
 
 
 @dataclass(slots=True)
@@ -124,8 +125,11 @@ class Images:
         if not isinstance(found, Mapping):
             return None
         config = found.get("Config")
-        user = str(config.get("User") or "") if isinstance(config, Mapping) else ""
-        seen = Image(id=str(found["Id"]), user=user)
+        user, path = "", ""
+        if isinstance(config, Mapping):
+            user = str(config.get("User") or "")
+            path = next((str(v)[5:] for v in config.get("Env") or () if str(v).startswith("PATH=")), "")
+        seen = Image(id=str(found["Id"]), user=user, path=path)
         while len(self._seen) >= _KEPT_IMAGES:
             del self._seen[next(iter(self._seen))]
         self._seen[image] = (time.monotonic(), seen)

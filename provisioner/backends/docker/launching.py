@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
@@ -17,11 +17,12 @@ from provisioner.backends.docker.fetched import GIVEN_MTIME, FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.jar import ensure_jar
 from provisioner.backends.docker.removal import remove_agent, remove_container
-from provisioner.backends.docker.runtime import Runtime
+from provisioner.backends.docker.runtime import TOOLS_AT, Runtime
 from provisioner.backends.docker.shared import SharedVolumes, mount
 from provisioner.model.errors import LaunchError, Reason
 
 _ZIP = b"PK"
+_ENGINE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where an image says none
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -88,8 +89,8 @@ class Launching:
         return made
 
     def _create(self, order: Order) -> Made:
-        java, shared = self._prepared(order)
-        wanted = body(order, java=java, network=self._network, runtime=self._runtime, shared=shared)
+        asked, java, shared = self._prepared(order)
+        wanted = body(asked, java=java, network=self._network, runtime=self._runtime, shared=shared)
         for attempt in (1, 2, 3):
             try:
                 made = self._engine.call("POST", "/containers/create", query={"name": order.agent}, body=wanted).json()
@@ -102,8 +103,8 @@ class Launching:
                 return Made(id=str(made["Id"]) if isinstance(made, Mapping) else "", running=False)
         raise AssertionError("the third attempt raises or returns")
 
-    def _prepared(self, order: Order) -> tuple[list[str], list[dict[str, object]]]:
-        """The Java program with its first options, and what the container shares with others."""
+    def _prepared(self, order: Order) -> tuple[Order, list[str], list[dict[str, object]]]:
+        """The order as it is met, the Java program with its first options, what the container shares with others."""
         volumes = [ensure_jar(self._volumes, order)] if order.agent_jar else []
         java, known = self._java, self._images.known(order.image or "")
         of = known.id if known else None
@@ -111,13 +112,15 @@ class Launching:
             own = self._injected.ensure(self._volumes, order)
             volumes.append(own)
             java, of = f"{JAVA_AT}/bin/java", own.name
+            path = order.env.get("PATH") or (known.path if known else "") or _ENGINE_PATH
+            order = replace(order, env={**order.env, "PATH": f"{path}:{TOOLS_AT}"})
         mounts = [mount(volume) for volume in volumes]
         if not order.agent_jar.startswith(_ZIP) or not of:
-            return [java], mounts
+            return order, [java], mounts
         options, more = self.class_data.use(
             order, Jvm(of=of, image=order.image or "", java=java, mounts=tuple(volumes))
         )
-        return [java, *options], [*mounts, *more]
+        return order, [java, *options], [*mounts, *more]
 
     def _clear_name(self, order: Order) -> str | None:
         """Deal with the container that has the name: give the id if it runs, else remove it."""

@@ -126,10 +126,10 @@ def _found(kind: str, one: Mapping[str, object]) -> Found:
     labels = one.get("Labels")
     agent = str(labels.get(AGENT_KEY, "")) if isinstance(labels, Mapping) else ""
     identity = str(one["Name"] if kind == "volume" else one["Id"])
-    return Found(kind=kind, id=identity, agent=agent, age_s=_age_s(one.get("Created") or one.get("CreatedAt")))
+    return Found(kind=kind, id=identity, agent=agent, age_s=age_s(one.get("Created") or one.get("CreatedAt")))
 
 
-def _age_s(made: object) -> float | None:
+def age_s(made: object) -> float | None:
     """Seconds since a point in time that the engine gave, by our clock."""
     if isinstance(made, int):
         return max(0.0, time.time() - made)

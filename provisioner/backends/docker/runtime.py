@@ -24,8 +24,12 @@ from provisioner.backends.docker.container import JAVA_AT, marks
 from provisioner.backends.docker.shared import Shared, SharedVolumes
 from provisioner.model.errors import LaunchError, Reason
 
+#: The folder of programs that small images lack; to come after the image's own on the PATH.
+TOOLS_AT = f"{JAVA_AT}/tools"
+
 _LAYOUT = "1"  # to be raised when what is made of the same runtime changes
 _PROGRAMS = ("bin/java", "lib/jspawnhelper")
+_TOOLS = ("nohup",)
 _LEFT_OUT = ("include", "jmods", "demo")
 _FULL = f"{JAVA_AT}/full"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -88,9 +92,13 @@ def _find() -> tuple[Path, tuple[Path, ...], str]:
     _patchelf()
     libraries = _libraries(home)
     digest = hashlib.sha256(_LAYOUT.encode() + (home / "release").read_bytes())
-    for library in libraries:
-        digest.update(library.read_bytes())
+    for file in (*libraries, *_tools()):
+        digest.update(file.read_bytes())
     return home, libraries, digest.hexdigest()
+
+
+def _tools() -> list[Path]:
+    return [Path(found) for tool in _TOOLS if (found := shutil.which(tool)) is not None]
 
 
 def _patchelf() -> str:
@@ -140,23 +148,30 @@ def _check_machine(volumes: SharedVolumes) -> None:
 
 
 def _pack(home: Path, libraries: tuple[Path, ...]) -> bytes:
-    loader = libraries[0]
     archive = Archive()
     with tempfile.TemporaryDirectory(prefix="jenkins-provisioner-java-") as folder:
+
+        def program(path: Path, at: str) -> None:
+            """Add a program that uses the loader and the libraries that come along."""
+            copy = Path(folder) / path.name
+            shutil.copyfile(path, copy)
+            loader = f"{JAVA_AT}/lib/{libraries[0].name}"
+            # a search path of the older kind, which also holds for the libraries of libraries
+            _run(
+                *(_patchelf(), "--set-interpreter", loader, "--force-rpath", "--set-rpath", f"{JAVA_AT}/lib", str(copy))
+            )
+            archive.file(f"{JAVA_AT}/{at}", copy.read_bytes(), uid=0, mode=0o555)
+
         for path in sorted(home.rglob("*")):
             below = path.relative_to(home)
             if path.is_dir() or below.parts[0] in _LEFT_OUT:
                 continue
-            source = path
             if str(below) in _PROGRAMS:
-                source = Path(folder) / below.name
-                shutil.copyfile(path, source)
-                at = f"{JAVA_AT}/lib/{loader.name}"
-                # a search path of the older kind, which also holds for the libraries of libraries
-                rpath = "$ORIGIN/../lib" if below.parts[0] == "bin" else "$ORIGIN"
-                _run(_patchelf(), "--set-interpreter", at, "--force-rpath", "--set-rpath", rpath, str(source))
-            runs = str(below) in _PROGRAMS or below.parts[0] == "bin"
-            archive.file(f"{JAVA_AT}/{below}", source.read_bytes(), uid=0, mode=0o555 if runs else 0o444)
+                program(path, str(below))
+            else:
+                archive.file(f"{JAVA_AT}/{below}", path.read_bytes(), uid=0, mode=0o444)
+        for tool in _tools():
+            program(tool, f"tools/{tool.name}")
     for library in libraries:
         archive.file(f"{JAVA_AT}/lib/{library.name}", library.read_bytes(), uid=0, mode=0o555)
     return archive.content()
