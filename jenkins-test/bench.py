@@ -70,8 +70,11 @@ class Gone:
 
 
 class Bench:
-    def __init__(self, jenkins: Any, sidecar: SidecarProcess, engine: docker.DockerClient, jar: Path) -> None:
+    def __init__(
+        self, jenkins: Any, sidecar: SidecarProcess, engine: docker.DockerClient, jar: Path, standby: int
+    ) -> None:
         self.jenkins = jenkins
+        self.standby = standby
         self.sidecar = sidecar
         self.engine = engine
         self.jar = jar
@@ -133,14 +136,23 @@ class Bench:
         build = self.jenkins.wait_build(job, number)
         node = build["builtOn"]
         ended = build["timestamp"] + build["duration"]
-        created = self.created_at(node, since)
-        self.sidecar.until(lambda: self.sidecar.metric("agents") == 0, "the agent is gone")
+        # an agent on standby was created before anybody asked
+        created = item["inQueueSince"] if self.standby else self.created_at(node, since)
+        self.rest()
         return {
             "buildable_to_create": created - item["inQueueSince"],
             "buildable_to_started": build["timestamp"] - item["inQueueSince"],
             "ended": ended,
             "node": node,
         }
+
+    def rest(self) -> None:
+        """Wait until there is no agent but those that wait, connected."""
+        self.sidecar.until(
+            lambda: self.sidecar.metric("agents") == self.sidecar.metric("agents", state="idle") == self.standby,
+            "nothing is under way",
+            within_s=60,
+        )
 
     def created_at(self, name: str, since: float) -> float:
         """When the engine made the container, milliseconds since the epoch, from the engine's own events."""
@@ -189,7 +201,7 @@ class Bench:
             self.engine.api.remove_container(name, force=True, v=True)
             self.jenkins.request("POST", f"computer/{name}/doDelete")
         if not by_hand:
-            self.sidecar.until(lambda: self.sidecar.metric("agents") == 0, "all agents are gone", within_s=120)
+            self.rest()
         return took
 
 
@@ -243,7 +255,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     jar.chmod(0o644)
     try:
         sidecar.start()
-        bench = Bench(jenkins, sidecar, engine, jar)
+        bench = Bench(jenkins, sidecar, engine, jar, options.standby)
+        bench.rest()
         mark = {"label": "jenkins-provisioner.owner=bench"}
         nodes = Gone(lambda: {n for n in jenkins.nodes() if n.startswith("bench-")})
         boxes = Gone(lambda: {c["Names"][0][1:] for c in engine.api.containers(all=True, filters=mark)})

@@ -50,10 +50,10 @@ class Patience:
             and (now - request.first_seen).total_seconds() >= TOLD_AFTER_S
             and desk.controllers[request.item.key.controller].up
         ]
-        told = 0
+        told, gists = 0, dict[str, str]()
         for waiting in self._outlook.reasons(long):
             item, why = waiting.request.item, "; ".join(waiting.reasons)
-            gist = _NUMBER.sub("#", why)
+            gist = gists.get(why) or gists.setdefault(why, _NUMBER.sub("#", why))
             if self._told.get(item.key) == gist:
                 continue
             waited_s = (now - waiting.request.first_seen).total_seconds()

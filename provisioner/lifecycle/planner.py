@@ -47,7 +47,10 @@ class Planner:
         settings = self._desk.settings
         self._templates = {template.name: template for template in settings.templates}
         self._router = Router(settings.templates)
+        #: templates whose builds are looked at before there is room for them
+        self._choosy = {t.name for t in settings.templates if t.head_start_s or any(rule for _, rule in t.overrides)}
         self._desk.breakers.reconfigure(self._desk.versions())
+        self.standby.active = True
 
     async def run(self) -> None:
         """Plan for ever, whenever there is a reason to."""
@@ -65,12 +68,14 @@ class Planner:
     def plan(self) -> None:
         """One pass: every request that can get an agent now gets one."""
         for request in self._desk.book.take_unchecked():
-            if self._granted(request) is not None:
+            if request.template in self._choosy and self._granted(request) is not None:
                 self._head_start(request)
         self._failing.take_up()
         self.standby.take_up()
         desk, plant = self._desk, self.plant()
-        free = max(0, desk.settings.limits.agents - len(self._counted()))
+        # no more than that can be placed, whatever waits: ten thousand items cost no more than ten
+        limits, tally = desk.settings.limits, Tally.of(self._counted())
+        free = max(0, min(limits.agents - tally.agents, limits.launching - tally.launching))
         heads = [r for r in desk.book.waiting(free + len(self.standby.agents())) if self._answers(r)]
         heads = [r for r in heads if not self._give(r)]
         asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
@@ -81,8 +86,9 @@ class Planner:
             if isinstance(decision, Place):
                 self._begin(requests[decision.key], decision)
         waits = [decision for decision in decisions if isinstance(decision, Wait)]
-        self.standby.make_room(waits, plant, self._counted())
-        self.standby.keep(waits, plant, Tally.of(self._counted()))
+        if self.standby.active:
+            self.standby.make_room(waits, plant, self._counted())
+            self.standby.keep(waits, plant, Tally.of(self._counted()))
 
     def _counted(self) -> list[CountedAgent]:
         return [*(task.agent for task in self._desk.agents.values()), *strangers(self._desk)]

@@ -36,6 +36,8 @@ class RequestBook:
         self._remembered = {r.item.key: r for r in store.requests()}
         self._stored = set(self._remembered)
         self._failing: dict[RequestKey, None] = {}
+        self._paused: dict[RequestKey, None] = {}
+        self._by_id: dict[tuple[str, int], RequestKey] = {}  # of requests and of items that no template serves
         self._unchecked: dict[RequestKey, None] = {}  # nobody has looked yet at what they ask for
         self._expected: dict[RequestKey, str] = {}  # agents of an earlier process, by the request they serve
 
@@ -51,13 +53,12 @@ class RequestBook:
 
     def find(self, controller: str, queue_id: int) -> Request | None:
         """The request of a queue id, as a person or an executor names it."""
-        return next(
-            (r for k, r in self._requests.items() if k.queue_id == queue_id and k.controller == controller), None
-        )
+        return self.get(self._by_id.get((controller, queue_id)))
 
     def find_unserved(self, controller: str, queue_id: int) -> RequestKey | None:
         """The key of an item that no template serves."""
-        return next((k for k in self.unserved if k.queue_id == queue_id and k.controller == controller), None)
+        key = self._by_id.get((controller, queue_id))
+        return key if key in self.unserved else None
 
     def known(self, controller: str) -> list[RequestKey]:
         """Keys of everything this controller's queue was seen to hold."""
@@ -74,6 +75,7 @@ class RequestBook:
         if key in self._requests or key in self.unserved:
             return False
         request = self._remembered.pop(key, None) or self._new(item)
+        self._by_id[(key.controller, key.queue_id)] = key
         if request is None:
             self.unserved[key] = item
             return False
@@ -157,8 +159,8 @@ class RequestBook:
     def next_wake(self) -> datetime | None:
         """When the first pause of a waiting request ends."""
         now = self._clock.now()
-        waiting = (r for r in self._requests.values() if r.state is RequestState.WAITING and not _due(r, now))
-        return min((r.not_before for r in waiting if r.not_before), default=None)
+        paused = (request for key in self._paused if not _due(request := self._requests[key], now))
+        return min((r.not_before for r in paused if r.not_before), default=None)
 
     def served(self, request: Request, agent: str) -> None:
         """An agent is coming for it."""
@@ -168,6 +170,8 @@ class RequestBook:
         """It left the queue, for whatever reason; what it was, if it was known. Idempotent."""
         self.unserved.pop(key, None)
         self._remembered.pop(key, None)
+        if self._by_id.get((key.controller, key.queue_id)) == key:
+            del self._by_id[(key.controller, key.queue_id)]
         request = self._requests.get(key)
         if request is not None:
             self._drop(request)
@@ -247,19 +251,28 @@ class RequestBook:
             queue[key] = None
         else:
             queue.pop(key, None)
-        if request.state is RequestState.FAILING:
-            self._failing[key] = None
-        else:
-            self._failing.pop(key, None)
+        _mark(self._failing, key, request.state is RequestState.FAILING)
+        _mark(self._paused, key, request.state is RequestState.WAITING and request.not_before is not None)
 
     def _drop(self, request: Request) -> None:
         self._requests.pop(request.item.key, None)
         self._failing.pop(request.item.key, None)
+        self._paused.pop(request.item.key, None)
         self._by_template.get(request.template, {}).pop(request.item.key, None)
+
+
+def _mark(marked: dict[RequestKey, None], key: RequestKey, there: object) -> None:
+    if there:
+        marked[key] = None
+    else:
+        marked.pop(key, None)
 
 
 def _due(request: Request, now: datetime) -> bool:
     """Whether its pause is over; one that looks longer than any is, comes of a wall clock that was set back."""
     if request.not_before is None:
         return True
-    return not now < request.not_before <= now + timedelta(seconds=_WORLD_PAUSE_MOST_S)
+    longest = timedelta(seconds=_WORLD_PAUSE_MOST_S)
+    if request.reason is None:  # a head start, which begins when the item was first seen
+        longest = request.not_before - request.first_seen
+    return not now < request.not_before <= now + longest

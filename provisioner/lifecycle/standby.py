@@ -59,10 +59,13 @@ class Standby:
         self._pauses: dict[str, _Pause] = {}
         self._told: set[str] = set()  # agents whose dedication the controller knows, or is being told
         self._warned: set[tuple[str, str]] = set()
+        #: whether there is anything to do: standby is asked for, or something is left of it
+        self.active = True
 
     def agents(self) -> list[AgentTask]:
         """Those that were given to no build, oldest first."""
-        found = (task for task in self._desk.agents.values() if task.agent.request is None)
+        every = self._desk.agents.values() if self.active else ()
+        found = (task for task in every if task.agent.request is None)
         waiting = [task for task in found if task.agent.state in _MAY_WAIT and not task.doomed]
         return sorted(waiting, key=lambda task: (task.agent.created_at, task.agent.name))
 
@@ -111,10 +114,14 @@ class Standby:
 
     def take_up(self) -> None:
         """Tell the controller again what an earlier process decided and may not have told."""
+        if not self.active:
+            return
         self._told &= self._desk.agents.keys()
-        for task in self._desk.agents.values():
-            if GIVEN_MARK in task.agent.marks and task.agent.state is AgentState.IDLE and not task.facts.started:
+        given = [task for task in self._desk.agents.values() if GIVEN_MARK in task.agent.marks]
+        for task in given:
+            if task.agent.state is AgentState.IDLE and not task.facts.started:
                 self._tell(task)
+        self.active = bool(given or self.agents() or any(t.standby for t in self._desk.settings.templates))
 
     def _tell(self, task: AgentTask) -> None:
         request = self._desk.book.get(task.agent.request)

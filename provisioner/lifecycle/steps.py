@@ -340,6 +340,8 @@ class AgentSteps:
         return self._provider(task).backend.remote_root(agent.owner, agent.name, task.template.remote_fs)
 
     def _tell(self, task: AgentTask) -> None:
+        if task.agent.request is None:
+            return  # nobody reads it yet; the build that it is given to gets all of it
         self._desk.errand(self._tell_now(task), name=f"tell {task.agent.name}")
 
     async def _tell_now(self, task: AgentTask) -> None:

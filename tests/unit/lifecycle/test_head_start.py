@@ -18,7 +18,7 @@ async def test_without_a_head_start_nobody_is_asked_and_an_agent_comes_at_once(h
 
 
 async def test_a_build_that_others_could_serve_waits_for_them_and_says_so(make_house: Callable[..., House]) -> None:
-    house = make_house(head_start="1m")
+    house = make_house(head_start="10m")
     house.controller.others_serve = True
     item = house.controller.queue()
     await house.until(lambda: any(r.not_before for r in house.desk.book))
@@ -26,13 +26,13 @@ async def test_a_build_that_others_could_serve_waits_for_them_and_says_so(make_h
     assert not house.desk.agents
     (reason,) = Outlook(house.engine).explain_item(item.key.queue_id).reasons
     assert reason.startswith("another node or a cloud could serve it and has a head start; an agent is started in ")
-    house.clock.shift = timedelta(seconds=61)
+    house.clock.shift = timedelta(seconds=601)
     house.desk.plan_again.set()
     await house.agent()
 
 
 async def test_a_build_that_the_other_node_took_gets_no_agent(make_house: Callable[..., House]) -> None:
-    house = make_house(head_start="1m")
+    house = make_house(head_start="10m")
     house.controller.others_serve = True
     item = house.controller.queue()
     await house.until(lambda: any(r.not_before for r in house.desk.book))
