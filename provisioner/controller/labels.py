@@ -65,7 +65,9 @@ class Labels:
         wanted: set[str],
     ) -> None:
         node = nodes.get(name)
-        if node is not None and node.label is not None:
+        # an idle one that takes nothing more may be waited for by its own Pipeline, after a restart of the controller
+        spent = node is not None and node.view is not None and not (node.view.accepting or node.view.busy)
+        if node is not None and node.label is not None and not spent:
             known[key] = node.label  # made by us, or by our forerunner, for this label
         elif any(other.placeholder == kind_like(name) for other in nodes.values()):
             known[key] = name  # a node with the same labels does not match: the expression is the node's own name

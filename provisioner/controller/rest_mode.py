@@ -75,6 +75,7 @@ class RestMode:
         self._descriptions = Descriptions(http, pool)
         self._started: set[str] = set()  # agents that were seen with a build, in this session of the controller
         self._session = ""
+        self._returning: set[str] = set()  # agents let open again for the Pipeline that comes back to them
 
     def info(self) -> ControllerInfo:
         """Who answered last."""
@@ -137,6 +138,7 @@ class RestMode:
             items = [self._item(key, raw, known[key]) for key, raw in self._keyed(raw_items).items() if key in known]
             views = [n.view for n in raw_nodes if n.view]
             self._see(views, {n.name: n.build_description for n in raw_nodes})
+            await self._let_return(views, {item.label for item in items})
             nodes = tuple(
                 replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
                 for v in views
@@ -236,6 +238,17 @@ class RestMode:
             if view.busy and view.build_url and view.name not in self._started:
                 self._started.add(view.name)
                 self._descriptions.started(view.name, view.build_url, before=descriptions[view.name])
+
+    async def _let_return(self, views: Sequence[NodeView], labels: set[str | None]) -> None:
+        """A Pipeline that a restart interrupted waits for its own agent by name, which was closed when it began."""
+        self._returning &= {view.name for view in views}
+        for view in views:
+            if view.name in labels and not view.busy and not view.accepting:
+                self._returning.add(view.name)
+                await self._nodes.unbar(view.name)
+            elif view.name in self._returning and view.busy:
+                self._returning.discard(view.name)
+                await self._nodes.bar(view.name)
 
     # -- acting
 

@@ -78,13 +78,21 @@ class RestNodes:
         self._ours.discard(name)
 
     async def bar(self, name: str) -> None:
-        """Make the node take no further build. Toggling is all that REST has, so the state is read first."""
+        """Make the node take no further build."""
+        await self._set_accepting(name, wanted=False)
+
+    async def unbar(self, name: str) -> None:
+        """Let the node take a build again."""
+        await self._set_accepting(name, wanted=True)
+
+    async def _set_accepting(self, name: str, *, wanted: bool) -> None:
+        """Toggling is all that REST has, so the state is read first."""
         async with self._turn.setdefault(name, asyncio.Lock()):
             accepting = self._accepting.pop(name, None)
             if accepting is None:
                 path = f"computer/{quote(name)}/api/json?tree=temporarilyOffline"
                 accepting = not (await self._pool.run(self._http.get, path, op="bar"))["temporarilyOffline"]
-            if accepting:
+            if accepting is not wanted:
                 reason = quote(BAR_REASON, safe="")
                 path = f"computer/{quote(name)}/toggleOffline?offlineMessage={reason}"
                 await self._pool.run(self._http.call, "POST", path, op="bar")
