@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.backends.contract import Checkpoint, InstanceState, Progress, Status
-from provisioner.config import Timeouts
 from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle.deadlines import connect_left_s, time_left
 from provisioner.lifecycle.ending import error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
@@ -37,8 +37,6 @@ _BEFORE_CONNECTING = frozenset({AgentState.PLANNED, AgentState.REGISTERING, Agen
 _UNSTARTED = _BEFORE_CONNECTING | {AgentState.CONNECTING, AgentState.IDLE}
 #: The agent may be connected; without the bridge it may then take a build of its label.
 _MAY_BE_ONLINE = frozenset({AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE})
-#: At least this long an agent gets to connect after a restart of the sidecar.
-_CONNECT_GRACE_S = 20.0
 
 
 class AgentSteps:
@@ -182,7 +180,7 @@ class AgentSteps:
     async def _connect(self, task: AgentTask) -> None:
         facts = task.facts
         connect_s = task.template.timeouts.connect_s
-        deadline = task.clock.monotonic() + _connect_left_s(task, connect_s)
+        deadline = task.clock.monotonic() + connect_left_s(task, connect_s)
         while not (facts.online or facts.started or facts.finished or task.doomed):
             if facts.vanished:
                 raise _vanished(task)
@@ -244,7 +242,7 @@ class AgentSteps:
             # Only the bridge closes the node by itself; without it this is what makes it single-use.
             await self._bar(task)
         while not (facts.finished or facts.vanished or task.doomed):
-            left_s, told = _time_left(task, limits)
+            left_s, told = time_left(task, limits)
             if left_s <= 0:
                 task.log.say(f"{told[0].upper()}{told[1:]} ({Reason.LIFETIME_EXCEEDED.value})")
                 task.want_gone(Reason.LIFETIME_EXCEEDED, told)
@@ -376,29 +374,6 @@ def _news(task: AgentTask) -> bool:
         or facts.ended
         or task.doomed
         or (facts.online and task.agent.state is AgentState.CONNECTING)
-    )
-
-
-def _connect_left_s(task: AgentTask, connect_s: float) -> float:
-    """What is left of the time to connect; an agent that was taken over gets a little in any case."""
-    if connect_s <= 0:
-        return float("inf")
-    since = task.agent.marks.get(AgentState.CONNECTING)
-    if not task.taken_over or since is None:
-        return connect_s
-    return max(_CONNECT_GRACE_S, connect_s - max(0.0, (task.clock.now() - since).total_seconds()))
-
-
-def _time_left(task: AgentTask, limits: Timeouts) -> tuple[float, str]:
-    """Seconds until the first of the limits ends the build, and what to say then."""
-    lifetime_s, build_s = limits.lifetime_s or float("inf"), limits.build_s or float("inf")
-    began = task.agent.marks.get(AgentState.RUNNING, task.agent.created_at)
-    ran_s = max(0.0, (task.clock.now() - began).total_seconds())
-    given = task.agent.marks.get(GIVEN_MARK)  # what it waited for a build does not count
-    lived_s = task.lived_s if given is None else (task.clock.now() - given).total_seconds()
-    return min(
-        (lifetime_s - lived_s, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
-        (build_s - ran_s, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
     )
 
 
