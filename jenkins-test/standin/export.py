@@ -15,11 +15,13 @@ class Kind:
 
     `shown` is also read below the asked depth (Stapler's higher visibility); the other `props` are not.
     A class name of None is left out, as Jenkins does where the type is clear from the place.
+    What is `hidden` is shown to a `tree` that names it, and nowhere else (visibility below zero).
     """
 
     cls: str | Callable[[Any], str] | None
     props: Mapping[str, Getter]
     shown: frozenset[str] = frozenset()
+    hidden: Mapping[str, Getter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +119,25 @@ def _by_tree(value: Any, tree: Tree) -> Any:
             for name, getter in value.kind.props.items():
                 if name in children:
                     out[name] = _by_tree(getter(value.of), children[name])
-            return out
+            return out | _hidden(value, tree)
         for name, getter in value.kind.props.items():
             child = children.get(name, star)
             if child is not None:
                 out[name] = _by_tree(getter(value.of), child)
-        return out
+        return out | _hidden(value, tree)
     if isinstance(value, Inline):
         value = value.members
     if isinstance(value, list):
         return [_by_tree(v, tree) for v in value[tree.first : tree.last]]
     return value
+
+
+def _hidden(view: View, tree: Tree) -> dict[str, Any]:
+    return {
+        name: _by_tree(getter(view.of), tree.children[name])
+        for name, getter in view.kind.hidden.items()
+        if name in tree.children
+    }
 
 
 def _by_level(value: Any, level: int) -> Any:

@@ -272,7 +272,8 @@ _JOB_PROPS: dict[str, Any] = {
     "disabled": lambda of: of.it.disabled,
     "labelExpression": lambda of: of.it.label_text,
 }
-JOB = Kind(_job_class, _JOB_PROPS, _TASK_SHOWN)
+_ALL_BUILDS = {"allBuilds": _JOB_PROPS["builds"]}
+JOB = Kind(_job_class, _JOB_PROPS, _TASK_SHOWN, _ALL_BUILDS)
 PIPELINE_JOB = Kind(
     _job_class,
     {
@@ -280,6 +281,7 @@ PIPELINE_JOB = Kind(
         "resumeBlocked": lambda of: False,
     },
     _TASK_SHOWN,
+    _ALL_BUILDS,
 )
 FOLDER = Kind(
     _job_class,

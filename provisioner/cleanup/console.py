@@ -1,6 +1,7 @@
 """Static nodes through the script console: one step under the controller's own lock, which a saved form takes too.
 
-Only for an account with Administer. Nothing stays in the controller.
+Only for an account with Administer. What stays in the controller until its restart is the guard: it bars a node that
+was used since its cleaning from builds that need a clean one, at once and not only at the next look.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from provisioner.cleanup.labels import split_labels
-from provisioner.cleanup.nodes import TRIES, LabelChange
+from provisioner.cleanup.nodes import TRIES, Guard, LabelChange
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
 
@@ -34,11 +35,67 @@ def work = {{ ->
 println '{said}' + JsonOutput.toJson(Queue.withLock(work as Callable))
 """
 
+#: Changes with the guard's text, so that a newer one takes the place of an older.
+_GUARD = "1"
+
+#: Asked by the queue for each node and item, under its lock. Whoever needs no clean node is let pass.
+_GUARD_CLASS = """
+@groovy.transform.CompileStatic
+class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
+    final String version
+    volatile String clean = ''
+    volatile Map<String, Long> marks = new HashMap<String, Long>()
+
+    ProvisionerCleanGuard(String version) { this.version = version }
+
+    @Override
+    hudson.model.queue.CauseOfBlockage canTake(hudson.model.Node node, hudson.model.Queue.BuildableItem item) {
+        Long mark = marks.get(node.nodeName)
+        hudson.model.Label asked = mark == null ? null : item.assignedLabel
+        if (asked == null) return null
+        Set<hudson.model.labels.LabelAtom> others = new HashSet<hudson.model.labels.LabelAtom>(node.assignedLabels)
+        for (hudson.model.labels.LabelAtom label : node.assignedLabels) if (label.name == clean) others.remove(label)
+        if (asked.matches(others)) return null
+        hudson.model.Computer computer = node.toComputer()
+        if (computer != null && computer.idle && computer.idleStartMilliseconds == mark.longValue()) return null
+        return new ProvisionerUsed(node.nodeName)
+    }
+}
+
+class ProvisionerUsed extends hudson.model.queue.CauseOfBlockage {
+    final String node
+    ProvisionerUsed(String node) { this.node = node }
+    @Override
+    String getShortDescription() { node + ' was used since its cleaning; it is cleaned first' }
+}
+"""
+
+_FIND_GUARD = """
+def dispatchers = jenkins.getExtensionList(hudson.model.queue.QueueTaskDispatcher)
+def guard = dispatchers.find { it.class.simpleName == 'ProvisionerCleanGuard' }
+"""
+
+_WATCH = (
+    _FIND_GUARD
+    + """
+if (guard == null || guard.version != ask.version) {
+    if (guard != null) dispatchers.remove(guard)
+    guard = new ProvisionerCleanGuard(ask.version)
+    dispatchers.add(0, guard)
+}
+guard.clean = ask.clean
+guard.marks = ask.marks.collectEntries { name, mark -> [name, mark as Long] }
+return ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }
+"""
+)
+
 _IDLE = "ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }"
 
 # The node is replaced, as by a saved form. Setting its labels and saving it is not enough: the label objects keep
 # their old nodes (seen on 2.460; in part JENKINS-68155), and builds that ask for `clean` still come, or never do.
-_RELABEL = """
+_RELABEL = (
+    _FIND_GUARD
+    + """
 def node = jenkins.getNode(ask.name)
 if (node == null) return [code: 'gone']
 if (node.labelString != ask.from) return [code: 'changed', labels: node.labelString]
@@ -47,10 +104,17 @@ if (ask.to != ask.from) {
     def changed = Jenkins.XSTREAM.fromXML(Jenkins.XSTREAM.toXML(node))
     changed.labelString = ask.to
     if (!jenkins.nodesObject.replaceNode(node, changed)) return [code: 'changed', labels: node.labelString]
+    // before the queue looks again
+    if (guard != null) {
+        def marks = new HashMap(guard.marks)
+        if (ask.mark == null) marks.remove(ask.name) else marks.put(ask.name, ask.mark as Long)
+        guard.marks = marks
+    }
     jenkins.queue.scheduleMaintenance()
 }
 return [code: 'done']
 """
+)
 
 _HOLD = """
 def computer = jenkins.getComputer(ask.name)
@@ -81,22 +145,27 @@ class ScriptHands:
     def __init__(self, http: Rest) -> None:
         self._http = http
 
-    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:
+    def idle_since_ms(self, names: Collection[str], guard: Guard | None) -> Mapping[str, int]:
         """When the last build of each idle node ended; a node that reconnected begins anew, as if it had been used."""
-        found = self._run(_IDLE, {"names": sorted(names)})
+        if guard is None:
+            found = self._run(_IDLE, {"names": sorted(names)})
+        else:
+            ask = {"names": sorted(names), "version": _GUARD, "clean": guard.clean, "marks": dict(guard.marks)}
+            found = self._run(_WATCH, ask, classes=_GUARD_CLASS)
         # a computer without executors tells a number before all times
         return {name: int(at) for name, at in found.items() if isinstance(at, int) and at > 0}
 
     def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
         """Compare and set."""
         text = ""
-        found = self._relabel(name, text, text, None)
+        found = self._relabel(name, text, text, None, None)
         for _ in range(TRIES):
             if found["code"] == "changed":
                 text = str(found["labels"])
             if not change.still_fits(text):
                 return False
-            found = self._relabel(name, text, change.made(text), idle_since_ms)
+            mark = idle_since_ms if change.guarded else None
+            found = self._relabel(name, text, change.made(text), idle_since_ms, mark)
             if found["code"] != "changed":
                 return bool(found["code"] == "done" and change.add in split_labels(change.made(text)))
         raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
@@ -117,15 +186,18 @@ class ScriptHands:
             raise ControllerError(f"build {number} of job {job} is gone; nothing can be written there", code=404)
         return bool(code == "done")
 
-    def _relabel(self, name: str, before: str, after: str, idle_since_ms: int | None) -> dict[str, Any]:
-        found = self._run(_RELABEL, {"name": name, "from": before, "to": after, "idle": idle_since_ms})
+    def _relabel(
+        self, name: str, before: str, after: str, idle_since_ms: int | None, mark: int | None
+    ) -> dict[str, Any]:
+        ask = {"name": name, "from": before, "to": after, "idle": idle_since_ms, "mark": mark}
+        found = self._run(_RELABEL, ask)
         if found["code"] == "gone":
             raise ControllerError(f"node {name} is gone; nothing is left to do for it", code=404)
         return found
 
-    def _run(self, work: str, ask: Mapping[str, object]) -> dict[str, Any]:
+    def _run(self, work: str, ask: Mapping[str, object], classes: str = "") -> dict[str, Any]:
         packed = base64.b64encode(json.dumps(ask).encode()).decode()
-        text = self._http.script(_FRAME.format(ask=packed, work=work, said=_SAID))
+        text = self._http.script(_FRAME.format(ask=packed, work=work, said=_SAID) + classes)
         _, mark, said = text.rpartition(_SAID)
         if not mark:
             first = next((line for line in text.splitlines() if line.strip()), "it says nothing")

@@ -53,6 +53,7 @@ class LabelChange:
     remove: str
     watched: frozenset[str]
     expected: frozenset[str]  # which of the watched ones the node had
+    guarded: bool = False  # from now on any build makes it dirty
 
     def still_fits(self, text: str) -> bool:
         """Whether a label field is as expected, whatever else is in it."""
@@ -63,11 +64,24 @@ class LabelChange:
         return changed_labels(text, add=(self.add,), remove=(self.remove,))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """Which nodes are clean, and since when each has been idle: what has another time than that was used."""
+
+    clean: str  # the label
+    marks: Mapping[str, int]
+
+
 class Hands(Protocol):
     """What is done to a node."""
 
-    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:
-        """When the last build of each idle node ended, by the controller's clock; what is not known is left out."""
+    def idle_since_ms(self, names: Collection[str], guard: Guard | None) -> Mapping[str, int]:
+        """When the last build of each idle node ended, by the controller's clock; what is not known is left out.
+
+        Args:
+            names: the nodes.
+            guard: where that can be done, nodes that were used are barred by this from now on; None changes nothing.
+        """
         ...
 
     def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
@@ -151,7 +165,7 @@ class PlainHands:
     def __init__(self, http: Rest) -> None:
         self._http = http
 
-    def idle_since_ms(self, names: Collection[str]) -> Mapping[str, int]:  # noqa: ARG002  (REST does not tell)
+    def idle_since_ms(self, names: Collection[str], guard: Guard | None) -> Mapping[str, int]:  # noqa: ARG002
         """Nothing: REST tells what runs now, not what ran."""
         return {}
 

@@ -7,7 +7,7 @@ killed at any moment: every act is one request, and what it needs to be understo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,8 +15,17 @@ import structlog
 from provisioner.cleanup.console import ScriptHands
 from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Note, Policy, Word, read_note, with_note
 from provisioner.cleanup.job import FRESH_S, CleanupJob
-from provisioner.cleanup.nodes import TRIES, Hands, LabelChange, PlainHands, list_nodes
-from provisioner.cleanup.state import Act, Decision, NodeState, decide, failures, is_looked_after, is_our_quarantine
+from provisioner.cleanup.nodes import TRIES, Guard, Hands, LabelChange, PlainHands, list_nodes
+from provisioner.cleanup.state import (
+    Act,
+    Decision,
+    NodeState,
+    decide,
+    evidence,
+    failures,
+    is_looked_after,
+    is_our_quarantine,
+)
 from provisioner.config import Settings
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ConfigError, ControllerError
@@ -97,13 +106,16 @@ class Scheduler:
 
     # -- seeing
 
-    def look(self) -> Look:
-        """Read everything and decide; changes nothing."""
+    def look(self, *, guard: bool = False) -> Look:
+        """Read everything and decide.
+
+        Args:
+            guard: also bar used nodes in the controller; without it nothing is changed.
+        """
         began_s = self._monotonic()
         seen, time_ms = list_nodes(self._http, disk=self._policy.disk_below is not None)
         ours = [n.name for n in seen if not n.built_in and self._policy.cleanable in n.labels]
         job = self._job.read(max(_BUILDS_LEAST, _BUILDS_EACH * len(ours)))
-        idle = self._idle_since(ours)
         nodes = []
         for node in seen:
             cleanings = job.builds.get(node.name, ())
@@ -115,23 +127,31 @@ class Scheduler:
                     built_in=node.built_in,
                     connected=node.connected,
                     held=node.held,
-                    # a cleaning that began after its executor was listed has no place below; it is not another's build
                     runs=tuple(url for url in node.builds if url not in own),
-                    idle_since_ms=idle.get(node.name),
                     disk=node.disk,
                     cleanings=tuple(replace(c, on_node=c.url in node.builds) for c in cleanings),
                     queued=tuple(job.queued.get(node.name, ())),
                 )
             )
+        idle = self._idle_since(ours, self._guard(nodes) if guard else None)
+        nodes = [replace(node, idle_since_ms=idle.get(node.name)) for node in nodes]
         now_ms = time_ms if time_ms is not None else round(self._now_s() * 1000)
         decisions = {d.node: d for d in decide(nodes, now_ms, self._policy)}
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
 
-    def _idle_since(self, names: Sequence[str]) -> dict[str, int]:
+    def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
+        """The clean nodes; none where it takes more than one build to soil one."""
+        believed = {node.name: evidence(node) for node in nodes if self._policy.clean in node.labels}
+        notes = {name: cleaning.note for name, cleaning in believed.items() if cleaning is not None}
+        marks = {name: note.idle_mark_ms for name, note in notes.items() if note is not None}
+        known = {name: mark for name, mark in marks.items() if mark is not None}
+        return Guard(clean=self._policy.clean, marks=known if self._policy.after_builds == 1 else {})
+
+    def _idle_since(self, names: Sequence[str], guard: Guard | None) -> dict[str, int]:
         if not names:
             return {}
         try:
-            return dict(self._hands.idle_since_ms(names))
+            return dict(self._hands.idle_since_ms(names, guard))
         except ControllerError as error:
             if error.code not in {401, 403, 404}:
                 raise
@@ -154,7 +174,7 @@ class Scheduler:
         Raises:
             ControllerError: the nodes or the job could not be read; nothing was done.
         """
-        look = self.look()
+        look = self.look(guard=True)
         rows = []
         for name, wanted in look.decisions.items():
             decision: Decision | None = wanted
@@ -273,6 +293,7 @@ class Scheduler:
             remove=policy.clean if add == policy.dirty else policy.dirty,
             watched=watched,
             expected=watched & node.labels,
+            guarded=add == policy.clean and policy.after_builds == 1,
         )
 
     # -- for a person

@@ -8,8 +8,9 @@ from enum import StrEnum
 
 from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Note, Policy, Word
 
-#: An executor is free only a moment after its build has ended; what ended later than this was another build.
-SETTLE_MS = 10_000
+#: An executor may be free only a moment after its build has ended; what ended later than this was another build.
+#: A Pipeline gives it back before its end, other jobs when all is stored.
+SETTLE_MS, SETTLE_OTHERS_MS = 2_000, 10_000
 _MOST_RETRY_S = 3600.0
 
 
@@ -284,7 +285,8 @@ def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:
     ended_ms = believed.ended_ms or 0
     used = f"{node.runs[0]} ran on it" if node.runs else ""
     marked_ms = believed.note.idle_mark_ms if believed.note else None
-    latest_ms = ended_ms + SETTLE_MS if marked_ms is None else marked_ms
+    settle_ms = SETTLE_MS if believed.built_on is None else SETTLE_OTHERS_MS
+    latest_ms = ended_ms + settle_ms if marked_ms is None else marked_ms
     if node.idle_since_ms is not None and node.idle_since_ms > latest_ms:
         used = used or "a build ran on it"
     if used:

@@ -16,7 +16,7 @@ import yaml
 from bridge_rig import Agents
 
 JOB = "node-cleanup"
-#: A build takes longer than a poll: without the bridge that is the window in which a second one may slip in.
+#: A build takes longer than a look: without the guard that is the window in which a second one may slip in.
 BUILD_S = 5
 _WORK = f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; echo "B- $BUILD_TAG" >> ../../journal'
 _CLEAN = r"""

@@ -304,7 +304,7 @@ class Life(RuleBasedStateMachine):
         if fit and node.running is None and node.held is None:
             assert not node.used, f"{name} is not clean: {self.world}"
         if self.world.start_build(name, f"job/x/{self.world.now_ms}/"):
-            self.world.sleep(1)
+            self.world.sleep(3)  # longer than an executor may need to become free after a cleaning
             if seen or not self.script:  # plain REST knows only what it sees
                 self.both[0].one_pass()
             self.world.end_build(name)
