@@ -179,7 +179,10 @@ class Observer:
             facts.finished = not view.accepting
             return
         elif view.started_once:
-            return  # the bridge will say when it is finished
+            # The bridge says when a build has finished; but if an earlier sidecar told it, after a restart of the
+            # controller, that one had begun, there may be none whose end it could see.
+            facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
+            return
         facts.idle_passes += 1
         if facts.idle_passes >= _PASSES:
             facts.finished = True
@@ -189,9 +192,11 @@ class Observer:
         started = task.facts.started or task.agent.state in (AgentState.RUNNING, AgentState.FINISHED)
         backend = self._desk.providers[task.agent.provider].backend
         root = backend.remote_root(task.agent.owner, task.agent.name, task.template.remote_fs)
-        await self._me.port.adopt(
-            node_order(task.agent, task.template, request.item if request else None, root, started=started)
-        )
+        order = node_order(task.agent, task.template, request.item if request else None, root, started=started)
+        try:
+            await self._me.port.adopt(order)
+        except ControllerError as error:  # the next look shows that it is still to be done
+            log.info("agent.not_adopted", agent=task.agent.name, problem=error.message)
 
     def _node(self, name: str, *, online: bool, cause: str = "") -> None:
         if task := self._desk.agents.get(name):

@@ -482,6 +482,20 @@ class FakeJenkins:
         self._leave(work, FateOf(fate=Fate.CANCELLED))
         return FailOutcome.NOT_BUILT
 
+    async def give(self, name: str, request: QueueItem) -> None:
+        self._call("give")
+        node = self.nodes.get(name)
+        if self.mode is BridgeMode.OFF or node is None or not node.known:
+            raise ControllerError(f"node {name} is not known to the bridge", code=410)
+        if node.order.request is None:
+            node.order = replace(node.order, request=request)
+        elif node.order.request.key != request.key:
+            raise AssertionError(f"{name} is given a second item")
+
+    async def others(self, request: QueueItem) -> bool:
+        self._call("others")
+        return self.static_serves and self.mode is not BridgeMode.OFF
+
     async def fate(self, key: RequestKey) -> FateOf:
         self._call("fate")
         return self.fates.get(key, FateOf(fate=Fate.UNKNOWN))

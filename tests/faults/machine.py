@@ -294,6 +294,8 @@ class LifeOfAgents(RuleBasedStateMachine):
             estate.life.spare()
         for name in estate.engines:
             estate.operations.resume(name)
+        for name in tuple(estate.desk.agents):  # a hold lasts by the wall clock, which may have been set back
+            self._order(lambda do, name=name: do.release(name))  # type: ignore[misc]
 
     @property
     def _alive(self) -> bool:

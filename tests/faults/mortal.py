@@ -195,7 +195,10 @@ class MortalController:
         await self._life.act("bar", lambda: self._port.bar(name))
 
     async def give(self, name: str, request: QueueItem) -> None:
-        await self._life.act("give", lambda: self._port.give(name, request))  # type: ignore[attr-defined]
+        await self._life.act("give", lambda: self._port.give(name, request))
+
+    async def others(self, request: QueueItem) -> bool:
+        return bool(await self._life.ask("others", lambda: self._port.others(request)))
 
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         done: FailOutcome = await self._life.act("fail", lambda: self._port.fail(request, reason, message, lines))

@@ -1,0 +1,140 @@
+"""`kill -9` of a real process with real agents, at a sample of the points; the next process puts everything right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import leaks
+import pytest
+
+from tests.sidecar_process import SidecarProcess
+from tests.standin_process import StandinProcess, ask, load_controller_module
+
+pytestmark = [pytest.mark.standin, pytest.mark.timeout(600)]
+
+TOOLS = load_controller_module()
+ROOT = Path(__file__).parents[2]
+
+#: A provider for each backend that runs where the suite does; the rest of the test is the same for all.
+PROVIDERS: dict[str, dict[str, Any]] = {"process": {"backend": "process"}}
+#: Points at which the quick run kills; the slow one takes every one.
+SAMPLE = (1, 5, 12, 19, 27, 37)
+
+
+class CrashingSidecar(SidecarProcess):
+    """Dies by its own hand at a point, and is an ordinary sidecar after that."""
+
+    @property
+    def points_file(self) -> Path:
+        return self.folder / "points"
+
+    def start_to_die(self, at: int) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.crashing_sidecar", "run", "-c", str(self.config_file)],
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+                    "JENKINS_TOKEN": self._token,
+                    leaks.RUN_VARIABLE: os.environ.get(leaks.RUN_VARIABLE, "1"),
+                    "DIE_AT": str(at),
+                    "POINTS_FILE": str(self.points_file),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+@pytest.fixture(scope="module")
+def standin_process() -> Iterator[StandinProcess]:
+    with StandinProcess("--bridge", "init") as running:
+        yield running
+
+
+@pytest.fixture
+def standin(standin_process: StandinProcess) -> Iterator[StandinProcess]:
+    yield standin_process
+    standin_process.reset()
+
+
+def config(standin: StandinProcess, backend: str, owner: str) -> dict[str, Any]:
+    return {
+        "id": owner,
+        "controllers": [
+            {"name": "main", "url": standin.url, "user": standin.user, "token": {"env": "JENKINS_TOKEN"}},
+        ],
+        "providers": [{"name": "here", "max_agents": 2, "java": standin.java, **PROVIDERS[backend]}],
+        "templates": [{"name": "any", "labels": ["linux"], "providers": ["here"]}],
+    }
+
+
+def killed_at(standin: StandinProcess, folder: Path, backend: str, at: int) -> list[str]:
+    """One build, one death, one successor; the points passed. Raises if anything was lost, doubled or left."""
+    owner = leaks.new_owner()
+    sidecar = CrashingSidecar(folder, config(standin, backend, owner), token=standin.token)
+    job = f"job-{at}"
+    xml = TOOLS.freestyle_xml("sleep 1; echo done", label="linux")
+    assert ask(standin, "POST", f"createItem?name={job}", body=xml, headers={"Content-Type": "text/xml"}).status == 200
+
+    def result() -> str | None:
+        reply = ask(standin, "GET", f"job/{job}/1/api/json")
+        return None if reply.status != 200 or reply.json()["building"] else reply.json()["result"]
+
+    def ours() -> list[str]:
+        return [name for name in standin.state()["nodes"] if name.startswith("any-")]
+
+    doomed = sidecar.start_to_die(at)
+    try:
+        assert ask(standin, "POST", f"job/{job}/build?delay=0sec").status == 201
+        sidecar.until(lambda: doomed.poll() is not None or (result() and not ours()), "it died or was done")
+        died = doomed.poll() is not None
+    finally:
+        doomed.kill()
+        doomed.wait(10)
+    try:
+        sidecar.start()
+        sidecar.until(result, "the build ended")
+        sidecar.until(lambda: not ours(), "no node is left")
+        sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
+    finally:
+        sidecar.stop()
+    assert result() == "SUCCESS"
+    runs = [record for record in standin.state()["history"] if record["build"].startswith(f"job/{job}/")]
+    assert len(runs) == 1, runs
+    left = [line for line in leaks.marked(os.environ.get(leaks.RUN_VARIABLE, "")) if owner in line]
+    assert not left
+    points = sidecar.points_file.read_text().splitlines()
+    assert not died or len(points) == at + 1
+    return points
+
+
+@pytest.mark.parametrize("backend", PROVIDERS)
+@pytest.mark.parametrize("at", SAMPLE)
+def test_killed_at_a_point_its_build_runs_once_and_nothing_is_left(
+    standin: StandinProcess, tmp_path: Path, backend: str, at: int
+) -> None:
+    killed_at(standin, tmp_path, backend, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", PROVIDERS)
+def test_killed_at_every_point_its_build_runs_once_and_nothing_is_left(
+    standin: StandinProcess, tmp_path: Path, backend: str
+) -> None:
+    at = 0
+    while True:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        points = killed_at(standin, folder, backend, at)
+        if len(points) <= at:  # it lived to the end
+            break
+        at += 1
+    assert at > 30
