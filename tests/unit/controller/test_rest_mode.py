@@ -351,6 +351,28 @@ async def test_after_a_restart_of_the_controller_an_idle_node_is_not_finished(
     assert (snapshot.nodes[0].started_once, snapshot.nodes[0].finished) == (False, False)
 
 
+async def test_a_closed_node_is_opened_for_the_pipeline_that_comes_back_to_it_and_closed_again(
+    mode: RestMode, jenkins: SmallJenkins
+) -> None:
+    jenkins.pipeline(4, "maven")
+    jenkins.node("static", "other", online=True)
+    await mode.register(order(item=await the_item(mode)))
+    jenkins.nodes["maven-x"]["offline"] = False
+    jenkins.start(4, "maven-x")
+    await the_node(mode)
+    await mode.bar("maven-x")
+    # the controller was restarted: the body waits for its own agent by name
+    jenkins.nodes["maven-x"]["running"] = None
+    jenkins.pipeline(5, "maven-x")
+    assert (await the_item(mode)).label == "maven-x"  # and not "maven", which a new agent would be made for
+    assert jenkins.nodes["maven-x"]["barred"] is False
+    jenkins.start(5, "maven-x")
+    assert (await the_node(mode)).busy
+    assert jenkins.nodes["maven-x"]["barred"] is True
+    await the_node(mode)
+    assert jenkins.nodes["maven-x"]["barred"] is True
+
+
 async def test_the_launch_log_is_shown_in_the_builds_description(mode: RestMode, jenkins: SmallJenkins) -> None:
     jenkins.freestyle(7, "maven")
     expected = order(item=await the_item(mode))
