@@ -38,6 +38,9 @@ _UNSTARTED = _BEFORE_CONNECTING | {AgentState.CONNECTING, AgentState.IDLE}
 #: The agent may be connected; without the bridge it may then take a build of its label.
 _MAY_BE_ONLINE = frozenset({AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE})
 
+#: So long an agent may be online without the bridge before it is replaced, although its build still waits.
+_UNTAKEN_S = 300.0
+
 
 class AgentSteps:
     """The steps, over the shared desk."""
@@ -207,6 +210,7 @@ class AgentSteps:
     async def _idle(self, task: AgentTask) -> None:
         facts = task.facts
         offline_since: float | None = None
+        patience = task.clock.monotonic() + _UNTAKEN_S
         while not (facts.started or facts.finished or task.doomed):
             if facts.vanished:
                 raise _vanished(task)
@@ -224,6 +228,11 @@ class AgentSteps:
                         f"the agent lost its connection before its build began ({facts.offline_cause or 'no cause'})",
                     )
                     return
+            if task.clock.monotonic() > patience and self._overlooked(task):
+                task.want_gone(
+                    None, "no build started on it: without the bridge a node that was made with it matches nothing"
+                )
+                return
             was_online = facts.online
             await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, 5.0)  # type: ignore[misc]
         if task.doomed:
@@ -233,6 +242,13 @@ class AgentSteps:
         if facts.build_url and not task.agent.build_url:
             task.save(replace(task.agent, build_url=facts.build_url))
         task.move(AgentState.RUNNING)
+
+    def _overlooked(self, task: AgentTask) -> bool:
+        """Whether its build waits although the agent is there; the bridge, which held its labels, may be lost."""
+        controller = self._controller(task)
+        info = controller.port.info
+        waits = self._desk.book.get(task.agent.request) is not None and not controller.quieting_down
+        return waits and controller.up and info is not None and info.mode is BridgeMode.OFF
 
     async def _run(self, task: AgentTask) -> None:
         facts = task.facts
