@@ -36,7 +36,7 @@ println '{said}' + JsonOutput.toJson(Queue.withLock(work as Callable))
 """
 
 #: Changes with the guard's text, so that a newer one takes the place of an older.
-_GUARD = "1"
+_GUARD = "2"
 
 #: Asked by the queue for each node and item, under its lock. Whoever needs no clean node is let pass.
 _GUARD_CLASS = """
@@ -45,13 +45,15 @@ class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
     final String version
     volatile String clean = ''
     volatile Map<String, Long> marks = new HashMap<String, Long>()
+    // the node that a mark was made for; one that somebody has saved since is another, until the next look
+    volatile Map<String, hudson.model.Node> nodes = new HashMap<String, hudson.model.Node>()
 
     ProvisionerCleanGuard(String version) { this.version = version }
 
     @Override
     hudson.model.queue.CauseOfBlockage canTake(hudson.model.Node node, hudson.model.Queue.BuildableItem item) {
         Long mark = marks.get(node.nodeName)
-        hudson.model.Label asked = mark == null ? null : item.assignedLabel
+        hudson.model.Label asked = mark == null || !node.is(nodes.get(node.nodeName)) ? null : item.assignedLabel
         if (asked == null) return null
         Set<hudson.model.labels.LabelAtom> others = new HashSet<hudson.model.labels.LabelAtom>(node.assignedLabels)
         for (hudson.model.labels.LabelAtom label : node.assignedLabels) if (label.name == clean) others.remove(label)
@@ -84,6 +86,7 @@ if (guard == null || guard.version != ask.version) {
     dispatchers.add(0, guard)
 }
 guard.clean = ask.clean
+guard.nodes = ask.marks.collectEntries { name, mark -> [name, jenkins.getNode(name)] }
 guard.marks = ask.marks.collectEntries { name, mark -> [name, mark as Long] }
 return ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }
 """
@@ -107,6 +110,7 @@ if (ask.to != ask.from) {
     // before the queue looks again
     if (guard != null) {
         def marks = new HashMap(guard.marks)
+        guard.nodes = guard.nodes + [(ask.name): jenkins.getNode(ask.name)]
         if (ask.mark == null) marks.remove(ask.name) else marks.put(ask.name, ask.mark as Long)
         guard.marks = marks
     }

@@ -114,7 +114,8 @@ class NodeFacts:
     connected: bool = True
     held: str | None = None  # taken offline: the reason given, "" for none; None: it was not
     runs: tuple[str, ...] = ()  # URLs of the builds on it that are not its cleaning
-    idle_since_ms: int | None = None  # when its last build ended; None: not known, or it is busy
+    idle_told: bool = False  # whether the controller tells the next one
+    idle_since_ms: int | None = None  # when its last build ended; None: not told, or it is busy
     disk: Disk | None = None
     cleanings: tuple[Cleaning, ...] = ()  # newest first
     queued: tuple[Queued, ...] = ()  # oldest first

@@ -88,7 +88,8 @@ class CleanupJob:
     def start(self, node: str) -> None:
         """Ask for a cleaning; one that waits already is joined."""
         path = f"{self._path}buildWithParameters?delay={QUIET_S}sec"
-        self._http.call("POST", path, op="clean", form={PARAMETER: node}, timeout_s=ASK_S, expect=(201,))
+        # 302: it leads to the item that was there already
+        self._http.call("POST", path, op="clean", form={PARAMETER: node}, timeout_s=ASK_S, expect=(201, 302))
 
     def stop(self, cleaning: Cleaning) -> None:
         """End a running build; one that has ended is left alone."""

@@ -52,6 +52,7 @@ class Row:
     reason: str
     outcome: str = ""  # `done`, `changed meanwhile`, or what went wrong; empty: nothing was to be done
     failed: bool = False  # the act did not work
+    soon: bool = False  # it goes on by itself within minutes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +135,7 @@ class Scheduler:
                 )
             )
         idle = self._idle_since(ours, self._guard(nodes) if guard else None)
-        nodes = [replace(node, idle_since_ms=idle.get(node.name)) for node in nodes]
+        nodes = [replace(node, idle_since_ms=idle.get(node.name), idle_told=self.atomic) for node in nodes]
         now_ms = time_ms if time_ms is not None else round(self._now_s() * 1000)
         decisions = {d.node: d for d in decide(nodes, now_ms, self._policy)}
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
@@ -207,7 +208,7 @@ class Scheduler:
                 if row.act is not Act.WAIT:
                     tell(row)
             errors = errors + 1 if any(row.failed for row in rows) else 0
-            moving = any(row.act is not Act.WAIT or row.outcome or row.state is NodeState.CLEANING for row in rows)
+            moving = any(row.act is not Act.WAIT or row.outcome or row.soon for row in rows)
             if not moving or errors >= _ERRORS:
                 return rows
             self._sleep(FOLLOW_S)
@@ -322,7 +323,7 @@ def is_bad(row: Row) -> bool:
 
 
 def _row(decision: Decision) -> Row:
-    return Row(node=decision.node, state=decision.state, act=decision.act, reason=decision.reason)
+    return Row(node=decision.node, state=decision.state, act=decision.act, reason=decision.reason, soon=decision.soon)
 
 
 def make_scheduler(settings: Settings) -> Scheduler:

@@ -71,6 +71,7 @@ class Decision:
     cleaning: Cleaning | None = None  # which one is started anew, noted, stopped or believed
     queue_id: int | None = None  # the item to cancel
     note: Note | None = None  # to be written into `cleaning` before anything else is done
+    soon: bool = False  # it goes on by itself within minutes
 
     def __post_init__(self) -> None:
         if self.act not in MOVES[self.state]:
@@ -166,7 +167,7 @@ def _decide_clean(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
     if believed is None or believed.ended_ms is None:
         # a form that was opened before and saved after the node became dirty brings the label back
         return _soiled(node, NodeState.CLEAN, "no cleaning that still counts stands behind its label")
-    uses, mark = _uses(node, believed)
+    uses, mark = _uses(node, believed, believed.ended_ms)
     if policy.after_builds and len(uses) >= policy.after_builds:
         last = _use_in_words(uses[-1])
         return _soiled(
@@ -192,17 +193,26 @@ def _decide_clean(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
     )
 
 
-def _uses(node: NodeFacts, believed: Cleaning) -> tuple[tuple[str, ...], int | None]:
+def _uses(node: NodeFacts, believed: Cleaning, ended_ms: int) -> tuple[tuple[str, ...], int | None]:
     """What has used a clean node, and since when it is idle; both as they are to be noted."""
     note = believed.note or Note(word=Word.CLEAN)
     uses, mark = list(note.uses), note.idle_mark_ms
     seen = {use.rpartition("@")[0] for use in uses}
     uses += [f"{url}@{mark or 0}" for url in node.runs if url not in seen]
-    if node.idle_since_ms is not None and not node.runs:
-        if mark is not None and node.idle_since_ms > mark and not any(use.endswith(f"@{mark}") for use in uses):
-            uses.append(f"unseen-{node.idle_since_ms}@{mark}")
-        mark = node.idle_since_ms if mark is None else max(mark, node.idle_since_ms)
+    idle_ms = node.idle_since_ms
+    if idle_ms is not None and not node.runs:
+        known = any(use.endswith(f"@{mark or 0}") for use in uses)
+        if idle_ms > _latest_idle_ms(believed, ended_ms) and not known:
+            uses.append(f"unseen-{idle_ms}@{mark or 0}")
+        mark = idle_ms if mark is None else max(mark, idle_ms)
     return tuple(uses), mark
+
+
+def _latest_idle_ms(believed: Cleaning, ended_ms: int) -> int:
+    """Since when a node may be idle at the latest, if nothing ran on it after this cleaning."""
+    if believed.note is not None and believed.note.idle_mark_ms is not None:
+        return believed.note.idle_mark_ms
+    return ended_ms + (SETTLE_MS if believed.built_on is None else SETTLE_OTHERS_MS)
 
 
 def _use_in_words(use: str) -> str:
@@ -267,7 +277,7 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         if waited_s > policy.dirty_timeout_s:
             reason = f"its cleaning has waited in the queue for {_span(waited_s)}"
             return Decision(node=node.name, state=state, act=Act.STOP, reason=reason, queue_id=item.queue_id)
-        return Decision(node=node.name, state=state, act=Act.WAIT, reason="its cleaning is queued")
+        return Decision(node=node.name, state=state, act=Act.WAIT, reason="its cleaning is queued", soon=True)
     (cleaning,) = live
     lasted_s = (now_ms - cleaning.started_ms) / 1000
     if lasted_s > policy.dirty_timeout_s:
@@ -277,17 +287,15 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         reason = f"{node.runs[0]} runs beside its cleaning"
         note = Note(word=Word.SPENT, text=f"does not count: {reason}")
         return Decision(node=node.name, state=state, act=Act.SPEND, reason=reason, cleaning=cleaning, note=note)
-    return Decision(node=node.name, state=state, act=Act.WAIT, reason=f"its cleaning #{cleaning.number} is under way")
+    reason = f"its cleaning #{cleaning.number} is under way"
+    return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason, soon=True)
 
 
 def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:
     state = NodeState.CLEANED
     ended_ms = believed.ended_ms or 0
     used = f"{node.runs[0]} ran on it" if node.runs else ""
-    marked_ms = believed.note.idle_mark_ms if believed.note else None
-    settle_ms = SETTLE_MS if believed.built_on is None else SETTLE_OTHERS_MS
-    latest_ms = ended_ms + settle_ms if marked_ms is None else marked_ms
-    if node.idle_since_ms is not None and node.idle_since_ms > latest_ms:
+    if node.idle_since_ms is not None and node.idle_since_ms > _latest_idle_ms(believed, ended_ms):
         used = used or "a build ran on it"
     if used:
         reason = f"{used} after its cleaning #{believed.number}"
@@ -295,6 +303,9 @@ def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:
         return Decision(node=node.name, state=state, act=Act.SPEND, reason=reason, cleaning=believed, note=note)
     if not node.connected:
         return Decision(node=node.name, state=state, act=Act.WAIT, reason="it is not connected")
+    if believed.on_node or (node.idle_told and node.idle_since_ms is None):
+        reason = f"its cleaning #{believed.number} still has the executor"
+        return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason, soon=True)
     # written in any case: without the permission to write there no success could ever be used up
     note = Note(word=Word.CLEAN, idle_mark_ms=node.idle_since_ms, text=f"made {node.name} clean")
     return Decision(

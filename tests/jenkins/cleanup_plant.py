@@ -49,8 +49,9 @@ class Plant:
         jenkins.create_job(
             "work-pipeline", tools.pipeline_xml(f"node('clean') {{ sh '''{_WORK}''' }}", parameters={"N": ""})
         )
-        quick = tools.freestyle_xml('echo "B+ quick" >> ../../journal; echo "B- quick" >> ../../journal', label="clean")
-        jenkins.create_job("quick", quick)
+        quick = 'echo "B+ $BUILD_TAG" >> ../../journal; echo "B- $BUILD_TAG" >> ../../journal'
+        quick = tools.freestyle_xml(quick, label="clean", parameters={"N": ""})
+        jenkins.create_job("quick", quick.replace(*concurrent))
         jenkins.create_job("work-c2", tools.freestyle_xml(_WORK, label="clean&&last-c2"))
         for name in self.names:
             self._add(name)

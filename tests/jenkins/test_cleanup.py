@@ -75,7 +75,7 @@ def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(plant: Pl
 
 def test_a_build_shorter_than_a_poll_is_noticed(settled: Plant, tmp_path: Path) -> None:
     cleanup = CleanupProcess(settled, tmp_path, "short")
-    settled.jenkins.queue_build("quick")
+    settled.jenkins.queue_build("quick", {"N": "short"})
     build = settled.jenkins.wait_build("quick", "lastBuild")
     rows = cleanup.table("--dry-run")
     assert {name: row["act"] for name, row in rows.items() if row["act"] != "wait"} == {build["builtOn"]: "mark-dirty"}
@@ -95,6 +95,36 @@ def test_a_cleaning_that_hangs_is_ended_and_tried_again(settled: Plant, tmp_path
     assert cleanup.run("--recover", "c1").returncode == 0
     assert cleanup.run("--once").returncode == 0
     assert settled.is_clean("c1")
+    settled.check()
+
+
+def test_a_used_node_takes_no_second_build_although_no_scheduler_runs(settled: Plant, tmp_path: Path) -> None:
+    """The guard: builds of a moment, twelve at once for six clean nodes, and nobody there to change a label."""
+    before = {name: len(settled.journal(name)) for name in NAMES}
+    for number in range(12):
+        settled.jenkins.queue_build("quick", {"N": f"guarded-{number}"})
+    settled.until(lambda: all(len(settled.journal(n)) > before[n] + 1 for n in NAMES), "each node was used once")
+
+    def used() -> int:
+        new = [line for name in NAMES for line in settled.journal(name)[before[name] :]]
+        return sum(1 for line in new if line.startswith("B-"))
+
+    def waiting() -> list[str]:
+        return [item["why"] or "" for item in settled.jenkins.queue_items()]
+
+    settled.until(
+        lambda: all("was used since its cleaning" in why for why in waiting()), "the others say why they wait"
+    )
+    assert len(waiting()) == 6
+    assert {name: len(settled.journal(name)) for name in NAMES} == {n: before[n] + 2 for n in NAMES}
+    assert all(settled.is_clean(name) for name in NAMES)  # by the label alone
+    cleanup = CleanupProcess(settled, tmp_path, "late", at_once=6)
+    cleanup.start()
+    try:
+        settled.until(lambda: not waiting(), "the others have begun")
+        settled.until(lambda: used() == 12, "the others have run")
+    finally:
+        cleanup.kill()
     settled.check()
 
 

@@ -243,6 +243,8 @@ def test_once_follows_its_cleanings_to_the_end() -> None:
 
     def sleep(seconds: float) -> None:
         ends(seconds)
+        if round(world.now_ms / 1000) % 7:  # a cleaning is seen under way for a while
+            return
         for name, node in world.nodes.items():
             if node.running:
                 world.end_build(name, "FAILURE" if name == "b" else "SUCCESS")
