@@ -265,20 +265,24 @@ class AgentSteps:
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
             await facts.wait(lambda: facts.finished or facts.vanished or facts.ended or task.doomed, task.clock, look_s)
-            if not facts.finished and not task.doomed and (status := await self._ended(task)) is not None:
-                await self._lost(task, status)
+            if not facts.finished and not task.doomed and await self._lost(task):
                 break
+        if facts.finished and not facts.online and not task.doomed:
+            await self._lost(task)  # a freestyle build ends with its connection, before the provider tells
         if task.doomed:
             return
         task.move(AgentState.FINISHED)
 
-    async def _lost(self, task: AgentTask, status: Status) -> None:
-        """The instance died under its build: say why, and let the controller end the build by itself."""
+    async def _lost(self, task: AgentTask) -> bool:
+        """If the instance died under its build: say why, and let the controller end the build by itself."""
+        if (status := await self._ended(task)) is None:
+            return False
         error = await failure_of(task, self._provider(task).backend, status, connected=True)
         task.save(replace(task.agent, reason=error.reason, detail=error.message))
         task.log.say(*error_lines(error, what="The agent was lost"))
         self._tell(task)
         await task.facts.wait(lambda: task.facts.finished or task.doomed, task.clock, _LAST_WORD_S)
+        return True
 
     async def _finish(self, task: AgentTask) -> None:
         if task.agent.held(task.clock.now()):
