@@ -17,7 +17,7 @@ from provisioner.lifecycle.facts import Facts
 from provisioner.lifecycle.launchlog import LaunchLog
 from provisioner.model.agent import Agent, AgentState, Target
 from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
-from provisioner.model.queue import RequestKey
+from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import StoreError
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class AgentTask:
         )
         self.facts.touch()
 
-    def rekey(self, request: RequestKey | None) -> None:
+    def rekey(self, request: RequestKey | None, kind: ItemKind | None) -> None:
         """It serves another request than it was made for."""
-        self.save(replace(self.agent, request=request))
+        self.save(replace(self.agent, request=request, kind=kind))
 
     def keep(self) -> None:
         """Take a wish to have it gone back: a build turned out to run on it."""

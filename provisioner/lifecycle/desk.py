@@ -16,7 +16,7 @@ from provisioner.lifecycle.breakers import Breakers
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
-from provisioner.model.queue import RequestKey
+from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import Store
 from provisioner.telemetry.metrics import Metrics
 
@@ -81,11 +81,11 @@ class Desk:
         if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
             del self.by_request[task.agent.request]
 
-    def rekey(self, task: AgentTask, request: RequestKey) -> None:
+    def rekey(self, task: AgentTask, request: RequestKey, kind: ItemKind | None) -> None:
         """An agent serves another request than it was made for."""
         if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
             del self.by_request[task.agent.request]
-        task.rekey(request)
+        task.rekey(request, kind)
         self.by_request[request] = task
 
     def agents_of(self, controller: str) -> Iterable[AgentTask]:

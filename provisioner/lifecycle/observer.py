@@ -98,12 +98,10 @@ class Observer:
         self._me.up, self._me.problem = False, message
 
     def _snapshot(self, seen: Snapshot) -> None:
-        if self._me.session and self._me.session != seen.info.session:
-            log.info("controller.restarted", controller=self._me.name)
-            self._restarted()
-        if (self._me.session, self._me.seen) != (seen.info.session, True):
+        if self._me.session != seen.info.session:
+            self._new_session(seen.info.session)
+        if not self._me.seen:
             self._desk.plan_again.set()
-        self._me.session = seen.info.session
         if self._me.quieting_down is not seen.info.quieting_down:
             self._me.quieting_down = seen.info.quieting_down
             self._desk.plan_again.set()
@@ -124,12 +122,22 @@ class Observer:
                 self._ask(key)
         self._sweep.look(seen, self._desk.agents)
 
+    def _new_session(self, session: str) -> None:
+        """Another start of the controller; it may also have come while no sidecar looked."""
+        stored = f"session {self._me.name}"
+        before = self._me.session or self._desk.store.meta(stored)
+        if before and before != session:
+            log.info("controller.restarted", controller=self._me.name)
+            self._restarted()
+        self._desk.store.set_meta(stored, session)
+        self._me.session = session
+        self._desk.plan_again.set()
+
     def _restarted(self) -> None:
         """Freestyle builds died with the controller; Pipelines will come back for their agents."""
         for task in self._desk.agents_of(self._me.name):
             task.facts.online = False
-            if task.agent.state is AgentState.RUNNING:
-                task.facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
+            task.facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
 
     def _nodes(self, seen: Snapshot) -> None:
         views = {view.name: view for view in seen.nodes}
@@ -172,7 +180,9 @@ class Observer:
         if facts.resume_until is not None:
             # after a restart of the controller its Pipeline may still come back for it
             over = self._desk.clock.monotonic() > facts.resume_until
-            if resumes or not (over or task.agent.kind is ItemKind.FREESTYLE):
+            # without the bridge it may be another's build that ran there, of a kind that nobody knows
+            sure = task.agent.kind is ItemKind.FREESTYLE and seen.info.mode is not BridgeMode.OFF
+            if resumes or not (over or sure):
                 return
         elif seen.info.mode is BridgeMode.OFF:
             # Until the node is barred a second build may slip onto it between two looks.
@@ -238,11 +248,11 @@ class Observer:
         log.warning("agent.took_another_build", agent=task.agent.name, request=str(taken))
         own = self._desk.book.get(task.agent.request)
         twin = self._desk.by_request.get(taken)
-        self._desk.book.gone(taken)
-        self._desk.rekey(task, taken)
+        other = self._desk.book.gone(taken)
+        self._desk.rekey(task, taken, other.item.kind if other else None)
         if own is not None:
             if twin is not None:
-                self._desk.rekey(twin, own.item.key)
+                self._desk.rekey(twin, own.item.key, own.item.kind)
             self._desk.book.handed_over(own, twin.agent.name if twin else None)
             self._desk.plan_again.set()
         elif twin is not None and twin is not task:
@@ -293,6 +303,8 @@ class Observer:
     async def _expect_start(self, task: AgentTask) -> None:
         """The item left the queue; a build shows on its agent soon, or was so short that no poll saw it."""
         facts = task.facts
-        await facts.wait(lambda: facts.started or task.doomed, self._desk.clock, _STARTED_GRACE_S)
+        resuming_s = (facts.resume_until or 0.0) - self._desk.clock.monotonic()  # after a restart of the controller
+        grace_s = max(_STARTED_GRACE_S, resuming_s)
+        await facts.wait(lambda: facts.started or task.doomed, self._desk.clock, grace_s)
         if not facts.started and not task.doomed:
             task.want_gone(None, "its build ran and ended unseen, or was taken elsewhere")

@@ -106,7 +106,7 @@ class Standby:
         )
         marks = {**task.agent.marks, GIVEN_MARK: now}
         task.save(replace(task.agent, kind=request.item.kind, marks=marks))
-        self._desk.rekey(task, request.item.key)
+        self._desk.rekey(task, request.item.key, request.item.kind)
         self._desk.book.served(request, task.agent.name)
         log.info("standby.given", agent=task.agent.name, request=str(request.item.key))
         self._tell(task)
