@@ -267,11 +267,10 @@ class AgentSteps:
             await facts.wait(lambda: facts.finished or facts.vanished or facts.ended or task.doomed, task.clock, look_s)
             if not facts.finished and not task.doomed and await self._lost(task):
                 break
-        if facts.finished and not facts.online and not task.doomed:
+        if facts.finished and not (facts.online or task.agent.reason or task.doomed):
             await self._lost(task)  # a freestyle build ends with its connection, before the provider tells
-        if task.doomed:
-            return
-        task.move(AgentState.FINISHED)
+        if not task.doomed:
+            task.move(AgentState.FINISHED)
 
     async def _lost(self, task: AgentTask) -> bool:
         """If the instance died under its build: say why, and let the controller end the build by itself."""

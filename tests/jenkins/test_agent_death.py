@@ -12,7 +12,10 @@ from test_main_job import Plant, engine, plant  # noqa: F401  (fixtures)
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 #: The kernel's first choice is the agent, as it is where the agent has grown most.
-EATS_ALL = "echo 1000 > /proc/1/oom_score_adj; echo up; sleep 1; tail -c 2000m /dev/zero; sleep 300"
+EATS_ALL = (
+    "for p in /proc/[0-9]*; do if grep -q java $p/comm; then echo 1000 > $p/oom_score_adj; fi; done; "
+    "echo up; sleep 1; tail /dev/zero; sleep 300"
+)
 
 
 def start_build(plant: Plant, kind: str, shell: str) -> str:  # noqa: F811
