@@ -21,7 +21,7 @@ FRESH_S = 2.0
 ASK_S = 2.5
 
 _PARAMETERS = "actions[parameters[name,value,label]]"
-_BUILDS = f"number,url,result,building,timestamp,duration,description,builtOn,{_PARAMETERS}"
+_BUILDS = f"number,url,queueId,result,building,timestamp,duration,description,builtOn,{_PARAMETERS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +69,12 @@ class CleanupJob:
         for build in sorted(job.get("allBuilds") or (), key=lambda b: -int(b["number"])):
             if node := _node_of(build.get("actions")):
                 builds.setdefault(node, []).append(_cleaning(build))
+        # one that began in between is here and there
+        begun = {build.get("queueId") for build in job.get("allBuilds") or ()}
         queued: dict[str, list[Queued]] = {}
         for item in sorted(items, key=lambda i: int(i["id"])):
             node = _node_of(item.get("actions"))
-            if node and (item.get("task") or {}).get("url") == job["url"]:
+            if node and item["id"] not in begun and (item.get("task") or {}).get("url") == job["url"]:
                 queued.setdefault(node, []).append(Queued(queue_id=int(item["id"]), since_ms=int(item["inQueueSince"])))
         return JobFacts(url=str(job["url"]), builds=builds, queued=queued)
 

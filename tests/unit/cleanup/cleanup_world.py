@@ -91,6 +91,7 @@ class World:
                 self.builds.append(
                     {
                         "number": number,
+                        "queueId": item["id"],
                         "url": url,
                         "node": item["node"],
                         "timestamp": self.now_ms,

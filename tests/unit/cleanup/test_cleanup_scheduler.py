@@ -110,6 +110,19 @@ def test_two_schedulers_ask_for_one_cleaning_wherever_they_meet(script: bool, pl
     assert (len(world.queue), len(world.builds)) == (0, 1)
 
 
+@both_ways
+@pytest.mark.parametrize("place", range(4))
+def test_a_cleaning_that_begins_during_a_look_is_one(script: bool, place: int) -> None:
+    world = World()
+    world.add("a", "cleanable dirty")
+    scheduler = world.scheduler(script=script)
+    scheduler.one_pass()
+    at_request(world, place, lambda: world.sleep(6))
+    (row,) = scheduler.one_pass()
+    assert (row.state, row.act) == (NodeState.CLEANING, Act.WAIT)
+    assert len(world.builds) + len(world.queue) == 1
+
+
 def test_a_scheduler_that_was_held_up_does_not_ask_any_more() -> None:
     world = World()
     world.add("a", "cleanable dirty")
