@@ -274,6 +274,11 @@ class Estate:
                 for n, t in self.desk.agents.items()
             ]
             lines += [f"  request {r.item.key} {r.state.value} {r.agent} {r.detail}" for r in self.desk.book]
+            if self.life is not None and not self.life.over:
+                lines += [
+                    f"  gone {a.name} {a.reason} {a.detail} {[(k, str(v)[11:21]) for k, v in a.marks.items()]}"
+                    for a in self.store.gone_agents(12)
+                ]
         if self.lives:
             lines.append(f"  last points: {self.lives[-1].points[-12:]}")
         return "\n".join(lines)

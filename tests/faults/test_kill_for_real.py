@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,6 @@ class CrashingSidecar(SidecarProcess):
                 stderr=log,
                 start_new_session=True,
             )
-
-
-@pytest.fixture(scope="module")
-def standin_process() -> Iterator[StandinProcess]:
-    with StandinProcess("--bridge", "init") as running:
-        yield running
-
-
-@pytest.fixture
-def standin(standin_process: StandinProcess) -> Iterator[StandinProcess]:
-    yield standin_process
-    standin_process.reset()
 
 
 def config(standin: StandinProcess, backend: str, owner: str) -> dict[str, Any]:
