@@ -25,7 +25,7 @@ def start_build(plant: Plant, kind: str, shell: str) -> str:  # noqa: F811
     return job
 
 
-def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: str, slug: str) -> None:  # noqa: F811
+def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: tuple[str, ...], slug: str) -> None:  # noqa: F811
     build: dict[str, Any] = plant.jenkins.wait_build(job, within_s=30)
     took_s = time.monotonic() - began
     assert build["result"] in {"FAILURE", "ABORTED"}
@@ -33,7 +33,7 @@ def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: str, slu
     console = plant.jenkins.console(job)
     said = provisioner_lines(console)
     (reason,) = [line for line in said if line.startswith("The agent was lost: ")]
-    assert says in reason, console
+    assert any(words in reason for words in says), console
     assert reason.endswith(f"({slug})"), console
     assert any(line.startswith("What to do: ") for line in said), console
     assert took_s < 15, f"{took_s:.1f} s\n{console}"
@@ -45,7 +45,7 @@ def test_a_killed_container(plant: Plant, kind: str) -> None:  # noqa: F811
     job = start_build(plant, kind, "echo up; sleep 300")
     began = time.monotonic()
     plant.engine.containers.get(plant.node_of(job)).kill()
-    ends_with_the_reason(plant, job, began, says="exit code 137", slug="agent_lost")
+    ends_with_the_reason(plant, job, began, says=("exit code 137",), slug="agent_lost")
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
@@ -53,7 +53,7 @@ def test_a_container_out_of_memory(plant: Plant, kind: str) -> None:  # noqa: F8
     plant.start(resources={"memory": "300m"})
     job = start_build(plant, kind, EATS_ALL)
     began = time.monotonic()
-    ends_with_the_reason(plant, job, began, says="out of memory", slug="out_of_memory")
+    ends_with_the_reason(plant, job, began, says=("out of memory",), slug="out_of_memory")
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
@@ -61,8 +61,9 @@ def test_a_container_that_somebody_removed(plant: Plant, kind: str) -> None:  # 
     plant.start()
     job = start_build(plant, kind, "echo up; sleep 300")
     began = time.monotonic()
+    # an engine ends a container before it removes it, and may be asked in between
     plant.engine.api.remove_container(plant.node_of(job), force=True, v=True)
-    ends_with_the_reason(plant, job, began, says="was removed by somebody else", slug="agent_lost")
+    ends_with_the_reason(plant, job, began, says=("was removed by somebody else", "exit code 137"), slug="agent_lost")
 
 
 def test_a_lost_connection_gives_a_pipeline_the_chance_to_go_on(plant: Plant) -> None:  # noqa: F811
