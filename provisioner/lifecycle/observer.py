@@ -24,7 +24,7 @@ from provisioner.lifecycle.orders import node_order
 from provisioner.lifecycle.sweep import RESUME_GRACE_S
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, Reason
-from provisioner.model.queue import ItemKind, NodeView, RequestKey
+from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -39,6 +39,7 @@ _PASSES = 2
 _STARTED_GRACE_S = 15.0
 
 _UNSTARTED = (AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE)
+_BEFORE_BUILD = (AgentState.PLANNED, AgentState.REGISTERING, *_UNSTARTED)
 _EXPECTED = (AgentState.CONNECTING, AgentState.IDLE, AgentState.RUNNING)
 
 
@@ -65,8 +66,7 @@ class Observer:
             case Snapshot():
                 self._snapshot(seen)
             case ItemBuildable(item=item):
-                if self._desk.book.see(item):
-                    self._desk.plan_again.set()
+                self._see(item)
             case ItemLeft():
                 self._left(seen)
             case NodeOnline(name=name):
@@ -106,8 +106,7 @@ class Observer:
             self._me.quieting_down = seen.info.quieting_down
             self._desk.plan_again.set()
         for item in sorted(seen.items, key=lambda i: (i.buildable_ms or i.key.since_ms, i.key.queue_id)):
-            if self._desk.book.see(item):
-                self._desk.plan_again.set()
+            self._see(item)
         self._nodes(seen)
         if not seen.complete:
             return
@@ -121,6 +120,14 @@ class Observer:
             if key is not None and key not in present:
                 self._ask(key)
         self._sweep.look(seen, self._desk.agents)
+
+    def _see(self, item: QueueItem) -> None:
+        book, task = self._desk.book, self._desk.by_request.get(item.key)
+        if task is not None and not task.doomed and task.agent.state in _BEFORE_BUILD and book.get(item.key) is None:
+            # it was out of sight, while a controller read its queue again for one, and its agent is there still
+            book.expect(item.key, task.agent.name)
+        if book.see(item):
+            self._desk.plan_again.set()
 
     def _new_session(self, session: str) -> None:
         """Another start of the controller; it may also have come while no sidecar looked."""
@@ -306,5 +313,6 @@ class Observer:
         resuming_s = (facts.resume_until or 0.0) - self._desk.clock.monotonic()  # after a restart of the controller
         grace_s = max(_STARTED_GRACE_S, resuming_s)
         await facts.wait(lambda: facts.started or task.doomed, self._desk.clock, grace_s)
-        if not facts.started and not task.doomed:
+        back = task.agent.request is not None and self._desk.book.get(task.agent.request) is not None
+        if not facts.started and not task.doomed and not back:
             task.want_gone(None, "its build ran and ended unseen, or was taken elsewhere")

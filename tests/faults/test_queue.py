@@ -1,0 +1,28 @@
+"""What a queue shows may be late, old or cut off for a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.estate import Estate
+
+
+def test_an_item_that_is_out_of_sight_for_a_moment_keeps_its_agent(tmp_path: Path) -> None:
+    with Estate(tmp_path) as estate:
+        estate.jenkins.connect_s = 20
+        estate.start()
+        work = estate.jenkins.queue()
+        estate.pass_s(5)
+        assert work.item is not None
+        key = work.item.key
+        hidden = estate.jenkins.items.pop(key.queue_id)  # as while a controller that starts reads its queue
+        fate = estate.jenkins.fates.pop(key)
+        estate.jenkins._snap()
+        estate.pass_s(2)
+        assert estate.desk.book.get(key) is None
+        estate.jenkins.items[key.queue_id] = hidden
+        estate.jenkins.fates[key] = fate
+        estate.jenkins._snap()
+        estate.finish()
+        assert estate.outcomes() == {0: "ran"}
+        assert len(estate.jenkins.registered) == 1
