@@ -25,6 +25,8 @@ from provisioner.model.errors import ControllerError
 
 #: How often a change is tried when somebody else changes the same node.
 TRIES = 5
+#: A mark that no node ever has.
+BARRED = 0
 _MONITOR = "hudson.node_monitors.DiskSpaceMonitor"
 _TREE = (
     "computer[displayName,offline,temporarilyOffline,offlineCauseReason,assignedLabels[name],"

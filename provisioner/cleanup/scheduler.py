@@ -15,7 +15,7 @@ import structlog
 from provisioner.cleanup.console import ScriptHands
 from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Note, Policy, Word, read_note, with_note
 from provisioner.cleanup.job import FRESH_S, CleanupJob
-from provisioner.cleanup.nodes import TRIES, Guard, Hands, LabelChange, PlainHands, list_nodes
+from provisioner.cleanup.nodes import BARRED, TRIES, Guard, Hands, LabelChange, PlainHands, list_nodes
 from provisioner.cleanup.state import (
     Act,
     Decision,
@@ -141,12 +141,18 @@ class Scheduler:
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
 
     def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
-        """The clean nodes; none where it takes more than one build to soil one."""
-        believed = {node.name: evidence(node) for node in nodes if self._policy.clean in node.labels}
-        notes = {name: cleaning.note for name, cleaning in believed.items() if cleaning is not None}
-        marks = {name: note.idle_mark_ms for name, note in notes.items() if note is not None}
-        known = {name: mark for name, mark in marks.items() if mark is not None}
-        return Guard(clean=self._policy.clean, marks=known if self._policy.after_builds == 1 else {})
+        """The clean nodes; one whose cleaning no longer counts is barred whatever it does."""
+        marks = {}
+        for node in nodes:
+            if self._policy.clean not in node.labels or not is_looked_after(node, self._policy):
+                continue
+            believed = evidence(node)
+            if believed is None:
+                marks[node.name] = BARRED
+            elif believed.note is not None and believed.note.idle_mark_ms and self._policy.after_builds == 1:
+                marks[node.name] = believed.note.idle_mark_ms
+        skipped = self._policy.skip
+        return Guard(clean=self._policy.clean, marks={n: mark for n, mark in marks.items() if n not in skipped})
 
     def _idle_since(self, names: Sequence[str], guard: Guard | None) -> dict[str, int]:
         if not names:

@@ -55,6 +55,7 @@ class World:
     before: Callable[[str], None] = lambda _what: None
     asked: list[str] = field(default_factory=list)
     ids: int = 0
+    guard: dict[str, int] = field(default_factory=dict)  # as `console.py` puts it into the controller
 
     def add(self, name: str, labels: str) -> WorldNode:
         self.nodes[name] = WorldNode(xml=XML.format(name=name, labels=labels, note="by a person"))
@@ -77,7 +78,8 @@ class World:
         self.turn()
 
     def relabel(self, name: str, labels: str) -> None:
-        """A person saves the node's form."""
+        """A person saves the node's form; a mark is for the node as it was before."""
+        self.guard.pop(name, None)
         self.nodes[name].xml = XML.format(name=name, labels=labels, note="by a person")
 
     def turn(self) -> None:
@@ -102,6 +104,12 @@ class World:
                     }
                 )
                 node.running = url
+
+    def takes_clean_work(self, name: str) -> bool:
+        """Whether Jenkins would give it a build that asks for `clean`."""
+        node = self.nodes[name]
+        fit = "clean" in node.labels and node.running is None and node.held is None
+        return fit and self.guard.get(name, node.idle_since_ms) == node.idle_since_ms
 
     def start_build(self, name: str, url: str) -> bool:
         """Some other build takes the node, if it is free."""
@@ -238,6 +246,8 @@ class WorldRest:
             world.queue.append({"id": world.ids, "node": node, "since_ms": world.now_ms, "due_ms": due_ms})
 
     def _script_idle(self, ask: Mapping[str, Any]) -> dict[str, int | None]:
+        if "marks" in ask:
+            self.world.guard = dict(ask["marks"])
         nodes = self.world.nodes
         return {name: None if nodes[name].running else nodes[name].idle_since_ms for name in ask["names"]}
 
@@ -250,7 +260,11 @@ class WorldRest:
             return {"code": "changed", "labels": text}
         if ask["idle"] is not None and (node.running or node.idle_since_ms != ask["idle"]):
             return {"code": "used"}
-        node.xml = node.xml.replace(f"<label>{text}</label>", f"<label>{ask['to']}</label>")
+        if text != ask["to"]:
+            node.xml = node.xml.replace(f"<label>{text}</label>", f"<label>{ask['to']}</label>")
+            self.world.guard.pop(ask["name"], None)
+            if ask["mark"] is not None:
+                self.world.guard[ask["name"]] = ask["mark"]
         return {"code": "done"}
 
     def _script_describe(self, ask: Mapping[str, Any]) -> dict[str, str]:

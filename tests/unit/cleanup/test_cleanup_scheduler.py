@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -271,6 +272,31 @@ def test_once_follows_its_cleanings_to_the_end() -> None:
     assert len(world.builds) == 3
 
 
+@pytest.mark.parametrize("place", range(16))
+def test_a_used_node_stays_barred_wherever_a_scheduler_is_killed(place: int) -> None:
+    """Also between the note that its cleaning is used up and the change of its labels."""
+    world = made_clean(script=True)
+    world.scheduler(script=True).one_pass()
+    assert world.takes_clean_work("a")
+    world.sleep(1)
+    world.start_build("a", "job/x/1/")
+    world.sleep(1)
+    world.end_build("a")
+
+    def check(_what: str) -> None:
+        assert not world.takes_clean_work("a")
+
+    def kill() -> None:
+        raise KilledError
+
+    at_request(world, place, kill)
+    with contextlib.suppress(KilledError):
+        world.scheduler(script=True).one_pass()
+    world.before = check
+    world.scheduler(script=True).one_pass()
+    world.scheduler(script=True).one_pass()
+
+
 # -- everything at once
 
 
@@ -314,16 +340,14 @@ class Life(RuleBasedStateMachine):
     @rule(name=st.sampled_from("ab"), seen=st.booleans())
     def a_build_runs(self, name: str, seen: bool) -> None:
         """Where `clean` is asked for the label must be true; a build on any other node soils it."""
-        node = self.world.nodes[name]
-        fit = "clean" in node.labels
-        if fit and node.running is None and node.held is None:
-            assert not node.used, f"{name} is not clean: {self.world}"
+        if self.world.takes_clean_work(name):
+            assert not self.world.nodes[name].used, f"{name} is not clean: {self.world}"
         if self.world.start_build(name, f"job/x/{self.world.now_ms}/"):
             self.world.sleep(3)  # longer than an executor may need to become free after a cleaning
             if seen or not self.script:  # plain REST knows only what it sees
                 self.both[0].one_pass()
             self.world.end_build(name)
-            if not seen:
+            if not seen and not self.script:
                 # the next look of anybody, before the next build
                 self.world.sleep(1)
                 self.both[1].one_pass()
