@@ -9,7 +9,8 @@ import pytest
 from plant import provisioner_lines
 from test_main_job import Plant, engine, plant  # noqa: F401  (fixtures)
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+# slow: whom the kernel kills, and how fast, depends on the load of the machine
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(180)]
 
 #: The kernel's first choice is the agent, as it is where the agent has grown most.
 EATS_ALL = (

@@ -14,7 +14,7 @@ from plant import Plant, all_succeeded, provisioner_lines
 from provisioner.commands.main import main
 from provisioner.controller.bridge_script import render_removal
 
-pytestmark = [pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 #: What the account of each mode may do, and nothing else; docs/bridge.md has the same list.
 PERMISSIONS = {
