@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import quote
 
 from provisioner.controller.rest_views import RawItem, RawNode, Says
@@ -31,11 +31,13 @@ class Labels:
         self._idle_since: float | None = None
 
     def resolve(
-        self, items: Mapping[RequestKey, RawItem], nodes: Mapping[str, RawNode]
+        self, items: Mapping[RequestKey, RawItem], nodes: Mapping[str, RawNode], used: Collection[str] = ()
     ) -> tuple[dict[RequestKey, str | None], set[str]]:
         """The label of every item that it is known of, and the kinds of helper nodes that the rest needs.
 
         An item is left out rather than given a label that may be wrong: what routes it looks at it once.
+        `used` are agents that have had a build: an idle one may be waited for, by its name, by the Pipeline that a
+        restart of the controller interrupted.
         """
         known: dict[RequestKey, str | None] = {}
         wanted: set[str] = set()
@@ -52,7 +54,7 @@ class Labels:
             elif why.says is Says.NO_NODES:
                 wanted.add(BARE)
             elif why.says is Says.NODE and why.name is not None:
-                self._by_node(key, why.name, nodes, known, wanted)
+                self._by_node(key, why.name, nodes, known, wanted, used)
         self._known = known
         return known, wanted
 
@@ -63,10 +65,11 @@ class Labels:
         nodes: Mapping[str, RawNode],
         known: dict[RequestKey, str | None],
         wanted: set[str],
+        used: Collection[str],
     ) -> None:
         node = nodes.get(name)
-        # an idle one that takes nothing more may be waited for by its own Pipeline, after a restart of the controller
-        spent = node is not None and node.view is not None and not (node.view.accepting or node.view.busy)
+        view = node.view if node is not None else None
+        spent = view is not None and not view.busy and (name in used or not view.accepting)
         if node is not None and node.label is not None and not spent:
             known[key] = node.label  # made by us, or by our forerunner, for this label
         elif any(other.placeholder == kind_like(name) for other in nodes.values()):

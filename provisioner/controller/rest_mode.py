@@ -74,6 +74,7 @@ class RestMode:
         self._run_parameters: dict[str, dict[str, str]] = {}  # by build URL
         self._descriptions = Descriptions(http, pool)
         self._started: set[str] = set()  # agents that were seen with a build, in this session of the controller
+        self._used: set[str] = set()  # the same, also from before a restart of the controller
         self._session = ""
         self._returning: set[str] = set()  # agents let open again for the Pipeline that comes back to them
 
@@ -123,10 +124,10 @@ class RestMode:
         """Two requests, nodes before the queue; more only while a Pipeline's label is not known yet."""
         async with self._polling:
             raw_nodes, raw_items = await self._poll()
-            known, wanted = self._labels.resolve(self._keyed(raw_items), {n.name: n for n in raw_nodes})
+            known, wanted = self._labels.resolve(self._keyed(raw_items), {n.name: n for n in raw_nodes}, self._used)
             if wanted and await self._place(wanted):
                 raw_nodes, raw_items = await self._poll()
-                known, _ = self._labels.resolve(self._keyed(raw_items), {n.name: n for n in raw_nodes})
+                known, _ = self._labels.resolve(self._keyed(raw_items), {n.name: n for n in raw_nodes}, self._used)
             self._placeholders = tuple(
                 n.name for n in raw_nodes if n.owner == self._owner and n.placeholder is not None
             )
@@ -234,6 +235,7 @@ class RestMode:
             self._session = self._http.session
             self._started.clear()
         self._started &= {view.name for view in views}
+        self._used = (self._used & {view.name for view in views}) | {view.name for view in views if view.busy}
         for view in views:
             if view.busy and view.build_url and view.name not in self._started:
                 self._started.add(view.name)
