@@ -96,6 +96,13 @@ class ProvisionerBridgeReserved extends CauseOfBlockage {
     String getShortDescription() { 'This agent is reserved for another build' }
 }
 
+/** Why a light-weight task may not run yet. */
+@CompileStatic
+class ProvisionerBridgeStrays extends CauseOfBlockage {
+    @Override
+    String getShortDescription() { 'A light-weight task would land on the agent of another build; it waits until that is gone' }
+}
+
 /** What the launch log of one request is written to; lines wait here until the build has a console. */
 @CompileStatic
 class ProvisionerBridgeConsole {
@@ -925,8 +932,6 @@ class ProvisionerBridge {
             } else {
                 Jenkins.get().updateNode(node)
             }
-            // light-weight tasks ask no dispatcher, but they respect this
-            if (agent.queueId < 0L) setAccepting(node, false)
         } catch (Throwable problem) {
             if (before == null) agents.remove(name, agent)
             throw problem
@@ -947,7 +952,6 @@ class ProvisionerBridge {
         if (wanted != null) dedicate(agent, wanted)
         agent.console.add(list(op, 'lines'))
         resume(agent, node)
-        if (agent.queueId < 0L && !agent.started) setAccepting(node, false)
         Jenkins.get().updateNode(node)  // what each label matches is looked up anew
         return [ok: true, exists: true, secret: secret(node)] as Map<String, Object>
     }
@@ -970,10 +974,8 @@ class ProvisionerBridge {
     private Map<String, Object> give(String owner, Map<String, Object> op) {
         String name = text(op, 'name')
         ProvisionerBridgeAgent agent = agents.get(name)
-        Node node = ownNode(name, owner)
-        if (node == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
+        if (ownNode(name, owner) == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
         dedicate(agent, request(op, true))
-        if (!agent.started && !agent.barred) setAccepting(node, true)
         wakeQueue()
         return [ok: true] as Map<String, Object>
     }
@@ -999,13 +1001,9 @@ class ProvisionerBridge {
         Node node = ownNode(name, owner)
         ProvisionerBridgeAgent agent = agents.get(name)
         if (agent != null) agent.barred = true
-        if (node != null) setAccepting(node, false)
+        Computer computer = node == null ? null : node.toComputer()
+        if (computer instanceof SlaveComputer) ((SlaveComputer) computer).setAcceptingTasks(false)
         return [ok: true] as Map<String, Object>
-    }
-
-    private static void setAccepting(Node node, boolean accepting) {
-        Computer computer = node.toComputer()
-        if (computer instanceof SlaveComputer) ((SlaveComputer) computer).setAcceptingTasks(accepting)
     }
 
     private Map<String, Object> remove(String owner, Map<String, Object> op) {
@@ -1339,19 +1337,20 @@ class ProvisionerBridge {
 @CompileStatic
 class ProvisionerBridgeDispatcher extends QueueTaskDispatcher {
     private static final CauseOfBlockage RESERVED = new ProvisionerBridgeReserved()
+    private static final CauseOfBlockage STRAYS = new ProvisionerBridgeStrays()
     private final ConcurrentHashMap<String, ProvisionerBridgeAgent> agents
 
     ProvisionerBridgeDispatcher(ProvisionerBridge bridge) { agents = bridge.agents }
 
     /**
-     * Light-weight tasks (a matrix job's parent, a Pipeline's run) take any node without asking `canTake`: they wait
-     * for the moment in which an idle node of ours that they could take is there for another item.
+     * Light-weight tasks (a matrix job's parent, a Pipeline's run) take any node with their label, busy or not, closed
+     * or not, without asking `canTake`: they wait as long as one of ours is online that is there for another item.
      */
     @Override
     CauseOfBlockage canRun(Queue.Item item) {
         if (!(item.task instanceof Queue.FlyweightTask)) return null
         try {
-            return mayStray(item) ? RESERVED : null
+            return mayStray(item) ? STRAYS : null
         } catch (Throwable problem) {
             ProvisionerBridge.complain("letting queue item ${item.getId()} run", problem)
             return null
@@ -1366,10 +1365,10 @@ class ProvisionerBridgeDispatcher extends QueueTaskDispatcher {
             if (builtIn != null && builtIn.isOnline() && builtIn.isAcceptingTasks()) return false  // it goes there
         }
         for (ProvisionerBridgeAgent agent : agents.values()) {
-            if (agent.started || agent.onlineMs == 0L || agent.isFor(item)) continue
+            if (agent.onlineMs == 0L || agent.isFor(item)) continue
             Node node = Jenkins.get().getNode(agent.name)
             Computer computer = node == null ? null : node.toComputer()
-            if (computer == null || computer.isOffline() || !computer.isAcceptingTasks()) continue
+            if (computer == null || computer.isOffline()) continue
             if (label == null || label.matches(node)) return true
         }
         return false

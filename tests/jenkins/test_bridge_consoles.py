@@ -124,7 +124,8 @@ async def test_the_parent_of_a_matrix_does_not_stray_onto_the_node_of_another_bu
     assert queue_id in [i["id"] for i in rig.jenkins.queue_items()]
     assert rig.jenkins.build(job, 1) is None
     # once the other's node has gone it is buildable like anything else, and gets an agent of its own
-    await rig.client.remove(order.name)
+    for name in (order.name, standby.name):
+        await rig.client.remove(name)
     rig.jenkins.script("jenkins.model.Jenkins.get().queue.maintain()")
     own = rig.order(await rig.item(job))
     await rig.launch(own)
