@@ -75,20 +75,25 @@ class NodeSweep:
         for name, passes in tuple(self._seen.items()):
             if passes < PASSES:
                 continue
-            if strangers[name].busy or name in resuming:
-                self._keep(strangers[name])
-            elif now >= self._resumed_at:
+            kept = (strangers[name].busy or name in resuming) and self._keep(strangers[name])
+            free = not strangers[name].busy and (name not in resuming or self._counted)
+            if not kept and free and now >= self._resumed_at:
                 self._desk.errand(self.remove(name), name=f"sweep {name}")
 
-    def _keep(self, view: NodeView) -> None:
-        """A node that runs a build is never deleted: the state file was lost, its build was not."""
+    @property
+    def _counted(self) -> bool:
+        return all(provider.up and provider.counted for provider in self._desk.providers.values())
+
+    def _keep(self, view: NodeView) -> bool:
+        """Adopt a node that runs a build, or is awaited by one: the state file was lost, its build was not."""
         agent = adopted(self._desk, self._me.name, view)
         if agent is None:
-            return  # no provider shows its instance; when its build has ended it is swept
+            return False  # no provider shows its instance; when its build has ended it is swept
         log.warning("agent.adopted", agent=agent.name, provider=agent.provider, controller=self._me.name)
         self._seen.pop(view.name, None)
         self._me.strangers -= {view.name}
         self._adopt(agent)
+        return True
 
     async def remove(self, name: str) -> None:
         """Delete one orphan, unless a build got onto it meanwhile. Idempotent."""

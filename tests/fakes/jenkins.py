@@ -413,11 +413,11 @@ class FakeJenkins:
                     yield seen
 
     async def _poll(self) -> AsyncIterator[Observation]:
-        nodes = self._views()
+        nodes, session = self._views(), self.session
         await asyncio.sleep(0.1)  # two requests: what happens between them makes them disagree
         yield (
-            Unreachable(message=self.down.message)
-            if self.down is not None
+            Unreachable(message=self.down.message if self.down else "it is starting")
+            if self.down is not None or self.session != session  # nobody starts so fast that both are answered
             else Snapshot(info=self.info, items=self._waiting(), nodes=nodes)
         )
         await asyncio.sleep(_POLL_S)

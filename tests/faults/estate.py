@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unittest import mock
 
 import structlog
 
 from provisioner.config import Settings
 from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle import planner, standby
 from provisioner.lifecycle.desk import ControllerHandle, Desk
 from provisioner.lifecycle.engine import Engine
 from provisioner.lifecycle.operations import Operations, restore_drained
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
-from provisioner.model.agent import AgentState, Target
+from provisioner.model.agent import AgentState, Target, new_agent_name
 from provisioner.records.store import Store
 from provisioner.routing.match import Router
 from provisioner.telemetry.metrics import Metrics
@@ -257,7 +260,9 @@ class Estate:
     def picture(self) -> str:
         """What there is, for a failed test."""
         lines = [f"at {self.clock.monotonic():.1f} s, life {len(self.lives)}, session {self.jenkins.session}"]
-        works = self.jenkins.works
+        bad = lost(self.jenkins.works)
+        suspects = {node for work in bad for node in work.starts}
+        works = [*[w for w in bad if w.ended], *[w for w in bad if not w.ended][:12]]
         lines += [f"  work {w.number} {w.kind} {w.item and w.item.key} {w.starts} {w.ended}" for w in works]
         lines += [
             f"  node {n} online={v.online} known={v.known} accepting={v.accepting} "
@@ -277,7 +282,8 @@ class Estate:
             if self.life is not None and not self.life.over:
                 lines += [
                     f"  gone {a.name} {a.reason} {a.detail} {[(k, str(v)[11:21]) for k, v in a.marks.items()]}"
-                    for a in self.store.gone_agents(12)
+                    for n, a in enumerate(self.store.gone_agents(1000))
+                    if n < 5 or a.name in suspects
                 ]
         if self.lives:
             lines.append(f"  last points: {self.lives[-1].points[-12:]}")
@@ -290,15 +296,22 @@ class Estate:
         self.loop.end()
 
     def __enter__(self) -> Self:
-        self._quiet = quiet(self.faults)
-        self._quiet.__enter__()
+        self._around = ExitStack()
+        self._around.enter_context(quiet(self.faults))
+        numbers = itertools.count()
+
+        def name(template: str) -> str:  # the same story has the same names each time
+            return new_agent_name(template, lambda size: next(numbers).to_bytes(size, "little"))
+
+        for module in (planner, standby):
+            self._around.enter_context(mock.patch.object(module, "new_agent_name", name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
             self.close()
         finally:
-            self._quiet.__exit__(kind, error, tb)
+            self._around.close()
 
 
 @contextmanager
