@@ -262,7 +262,7 @@ class Observer:
                 self._desk.rekey(twin, own.item.key, own.item.kind)
             self._desk.book.handed_over(own, twin.agent.name if twin else None)
             self._desk.plan_again.set()
-        elif twin is not None and twin is not task:
+        elif twin is not None and twin is not task and not _begun(twin):
             twin.want_gone(None, f"its build was taken by {task.agent.name}")
 
     def _left(self, seen: ItemLeft) -> None:
@@ -295,7 +295,7 @@ class Observer:
         self._desk.book.gone(key)
         self._desk.plan_again.set()
         agent = self._desk.by_request.get(key)
-        if agent is None or agent.facts.started or agent.doomed:
+        if agent is None or _begun(agent) or agent.doomed:
             return
         if fate.fate is Fate.CANCELLED:
             agent.want_gone(Reason.CANCELLED, "its queue item was cancelled")
@@ -314,5 +314,10 @@ class Observer:
         grace_s = max(_STARTED_GRACE_S, resuming_s)
         await facts.wait(lambda: facts.started or task.doomed, self._desk.clock, grace_s)
         back = task.agent.request is not None and self._desk.book.get(task.agent.request) is not None
-        if not facts.started and not task.doomed and not back:
+        if not _begun(task) and not task.doomed and not back:
             task.want_gone(None, "its build ran and ended unseen, or was taken elsewhere")
+
+
+def _begun(task: AgentTask) -> bool:
+    """Whether a build runs on it, or ran, its own or one that slipped in: then it goes when that ends, not before."""
+    return task.facts.started or task.agent.state in (AgentState.RUNNING, AgentState.FINISHED)

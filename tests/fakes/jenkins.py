@@ -106,6 +106,7 @@ class FakeJenkins:
         self.never_connects: set[str] = set()
         self._news: asyncio.Queue[Observation] = asyncio.Queue()
         self._polled: set[str] = set()
+        self._excused: set[str] = set()
         self._next_id = 1
         self._entered_ms = 1_000_000
 
@@ -147,7 +148,8 @@ class FakeJenkins:
             self._leave(work, FateOf(fate=Fate.STARTED, building=True, node="static"))
 
     def excuse(self, name: str) -> None:
-        """What runs on a node, or waits to go on there, may be cut: not the sidecar's doing."""
+        """What runs on a node, waits to go on there, or still gets there, may be cut: not the sidecar's doing."""
+        self._excused.add(name)
         for work in self.works:
             if work.node == name or (work.item is not None and work.starts and work.item.label == name):
                 work.may_be_cut = True
@@ -279,6 +281,7 @@ class FakeJenkins:
         key = work.item.key
         url = f"job/{work.number}/1/"
         node.work, work.node = work, name
+        work.may_be_cut = work.may_be_cut or name in self._excused
         node.started = True
         if self.mode is not BridgeMode.OFF:
             node.accepting = False

@@ -255,10 +255,10 @@ class LifeOfAgents(RuleBasedStateMachine):
             if any(count > 1 for count in taken.values()):
                 raise Broken(f"a node took more than one build: {taken}\n{estate.picture()}")
         if self._alive and not self.records_lost:
-            recorded = {agent.name for agent in estate.store.live_agents()}
             there = {*estate.jenkins.nodes, *(n for e in estate.engines.values() for n in (*e.instances, *e.volumes))}
-            if there - recorded:
-                raise Broken(f"{there - recorded} are there without a record\n{estate.picture()}")
+            unknown = [name for name in there if estate.store.agent(name) is None]
+            if unknown:
+                raise Broken(f"{unknown} are there without a record\n{estate.picture()}")
 
     def teardown(self) -> None:
         if not hasattr(self, "estate"):
