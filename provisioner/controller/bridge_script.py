@@ -1,4 +1,4 @@
-"""The bridge's script: the package's Groovy file with its one constant filled in."""
+"""The bridge's script: the parts of `bridge/` in one text, with its one constant filled in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from provisioner.model.errors import ControllerError
 
 _PLACE = "String PROVISIONER_BRIDGE_PARAMETERS = 'e30='"
 _MARKER = "PROVISIONER-BRIDGE "
+#: In the order in which they are put together: the imports first, what installs it last.
+_PARTS = (
+    "preamble", "pipeline", "consoles", "agents", "items", "events", "failures", "verbs", "snapshot", "state",
+    "dispatching", "listeners", "http", "installation",
+)  # fmt: skip
 
 
 def render_script(*, replace: bool = False) -> str:
@@ -54,8 +59,14 @@ def read_marker(answer: str) -> dict[str, Any]:
 
 def _render(parameters: dict[str, object]) -> str:
     """Everything from outside travels as base64 of JSON, so that no text of it can become code."""
-    source = resources.files("provisioner.controller").joinpath("bridge.groovy").read_text(encoding="utf-8")
+    source = _source()
     if source.count(_PLACE) != 1:
-        raise ControllerError("bridge.groovy has lost the place for its parameters; reinstall the package")
+        raise ControllerError("the bridge's script has lost the place for its parameters; reinstall the package")
     filled = base64.b64encode(json.dumps(parameters).encode()).decode("ascii")
     return source.replace(_PLACE, f"String PROVISIONER_BRIDGE_PARAMETERS = '{filled}'")
+
+
+def _source() -> str:
+    """One script: Jenkins takes it as such, and a class of one part may use those of any other."""
+    folder = resources.files("provisioner.controller").joinpath("bridge")
+    return "\n".join(folder.joinpath(f"{part}.groovy").read_text(encoding="utf-8") for part in _PARTS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
 
+from provisioner.controller.bridge_script import render_removal, render_script
 from tests.conformance.test_behaviour import build, console, create_job, create_node, ended, freestyle, get, tools, why
 from tests.standin.bridge_talk import Talk, call, request_of
 from tests.standin.conftest import Agents
@@ -176,25 +176,19 @@ def test_wrong_protocol_owner_and_method_are_told_apart(standin: StandinProcess)
 
 
 def test_the_script_console_puts_the_bridge_in_and_takes_it_out() -> None:
-    source = Path(__file__).parents[2] / "provisioner" / "controller" / "bridge.groovy"
-    script = source.read_text(encoding="utf-8")
     with StandinProcess() as standin:
 
-        def install(**parameters: Any) -> Any:
-            filled = base64.b64encode(json.dumps(parameters).encode()).decode()
-            text = script.replace(
-                "PROVISIONER_BRIDGE_PARAMETERS = 'e30='", f"PROVISIONER_BRIDGE_PARAMETERS = '{filled}'"
-            )
-            answer = ask(standin, "POST", "scriptText", form={"script": text}).text
+        def install(script: str) -> Any:
+            answer = ask(standin, "POST", "scriptText", form={"script": script}).text
             assert answer.startswith("PROVISIONER-BRIDGE ")
             return json.loads(answer.partition(" ")[2])
 
         assert ask(standin, "GET", "provisioner-bridge/status").status == 404
-        first = install(mode="script")
+        first = install(render_script())
         assert first["installed"] is True
-        assert install(mode="script") == {"installed": False, "found": "1.0.0"}
-        second = install(mode="script", replace=True)
+        assert install(render_script()) == {"installed": False, "found": "1.0.0"}
+        second = install(render_script(replace=True))
         assert second["epoch"] != first["epoch"]
         assert call(standin, "status")["mode"] == "script"
-        assert install(verb="remove")["removed"] > 0
+        assert install(render_removal())["removed"] > 0
         assert ask(standin, "GET", "provisioner-bridge/status").status == 404
