@@ -4,8 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tiers"]
+
+# how long one example takes says more about the machine's load than about us; pytest's time-out still holds
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 Dump = Callable[[], str]
 _DUMPS = pytest.StashKey[list[Dump]]()
