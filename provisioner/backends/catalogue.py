@@ -30,6 +30,20 @@ class TlsFiles(Protocol):
         ...
 
 
+class SshKeys(Protocol):
+    """The files of an ssh:// endpoint."""
+
+    @property
+    def key(self) -> str | None:
+        """Our own private key."""
+        ...
+
+    @property
+    def known_hosts(self) -> str | None:
+        """Host keys."""
+        ...
+
+
 class ProviderSettings(Protocol):
     """What a backend needs to know of its provider; a configuration's provider is one."""
 
@@ -71,6 +85,11 @@ class ProviderSettings(Protocol):
     @property
     def tls(self) -> TlsFiles | None:
         """For a tcp:// endpoint."""
+        ...
+
+    @property
+    def ssh(self) -> SshKeys | None:
+        """For an ssh:// endpoint."""
         ...
 
     @property
@@ -136,6 +155,7 @@ def _docker(provider: ProviderSettings, registries: tuple[RegistryLogin, ...], _
     return DockerBackend(
         endpoint=provider.endpoint,
         tls=provider.tls,
+        ssh=provider.ssh,
         network=provider.network,
         runtime=provider.runtime,
         java=provider.java,

@@ -1,4 +1,4 @@
-"""The answer to "why does my build wait": every template's yes, no or wait, in words for a person."""
+"""The answer to "why does my build wait": the yes, no or wait of every template and provider, in words for a person."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from provisioner.capacity.room import Plant, Tally, room_for
+from provisioner.capacity.placement import wanted_by
+from provisioner.capacity.room import Plant, Room, Tally, Wanted, providers_for, room_for
 from provisioner.routing.match import Decline, Match, Routing
 
 
@@ -27,12 +28,26 @@ class TemplateAnswer:
     provider: str | None  # that would take it now
     labels: tuple[str, ...]  # that the node would carry; none where the template does not serve the item
     reasons: tuple[str, ...]
+    next_step: str = ""  # only of the one that serves it
 
     def line(self) -> str:
         """For a person: `maven: yes, on big-box`."""
         where = f", on {self.provider}" if self.provider else ""
         why = f": {'; '.join(self.reasons)}" if self.reasons else ""
         return f"{self.template}: {self.verdict}{where}{why}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderAnswer:
+    """One provider's part of an explanation."""
+
+    provider: str
+    verdict: Verdict
+    reason: str
+
+    def line(self) -> str:
+        """For a person: `provider big-box: wait: provider big-box is full (10 of 10 agents)`."""
+        return f"provider {self.provider}: {self.verdict}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,10 +61,17 @@ class Explanation:
     agent: str | None  # that serves it already
     reasons: tuple[str, ...]  # what it waits for, or why there is nothing for it
     answers: tuple[TemplateAnswer, ...]
+    providers: tuple[ProviderAnswer, ...] = ()  # all of them, in the order in which they are asked
+    next_step: str = ""  # what is expected to happen
 
     def lines(self) -> tuple[str, ...]:
-        """For a person: the outcome first, then a line for each template."""
-        return (self._outcome(), *(f"  {answer.line()}" for answer in self.answers))
+        """For a person: the outcome first, then what follows, then a line for each template and provider."""
+        return (
+            self._outcome(),
+            f"  next: {self.next_step}",
+            *(f"  template {answer.line()}" for answer in self.answers),
+            *(f"  {provider.line()}" for provider in self.providers),
+        )
 
     def as_dict(self) -> dict[str, object]:
         """The same for `--json` and the API."""
@@ -60,6 +82,7 @@ class Explanation:
             "provider": self.provider,
             "agent": self.agent,
             "reasons": list(self.reasons),
+            "next_step": self.next_step,
             "templates": [
                 {
                     "template": answer.template,
@@ -69,6 +92,9 @@ class Explanation:
                     "reasons": list(answer.reasons),
                 }
                 for answer in self.answers
+            ],
+            "providers": [
+                {"provider": one.provider, "verdict": one.verdict.value, "reason": one.reason} for one in self.providers
             ],
         }
 
@@ -89,8 +115,10 @@ def explain(
     *,
     plant: Plant,
     tally: Tally,
+    controller: str = "",
     agent: str | None = None,
     also: Iterable[str] = (),
+    then: str = "",
     failed_at: Sequence[str] = (),
     ready: Mapping[str, str] | None = None,
 ) -> Explanation:
@@ -101,12 +129,25 @@ def explain(
         routing: what the router says about it.
         plant: templates, providers and limits, with the state of each provider.
         tally: the agents that hold a slot.
+        controller: whose queue it stands in; empty: of none in particular, whose cap is then left out.
         agent: the agent that serves it already, if there is one.
         also: what else keeps it waiting, a sentence each: a pause after a failed launch, the sidecar stopping.
+        then: what ends that, where it is not the room that it waits for.
         failed_at: providers at which a launch for it failed, latest last.
         ready: by template, the provider of an agent on standby that could be given to it now.
     """
-    answers = tuple(_answers(routing, plant, tally, agent, tuple(also), failed_at, ready or {}))
+    asked = _Question(
+        routing=routing,
+        plant=plant,
+        tally=tally,
+        controller=controller,
+        agent=agent,
+        also=tuple(also),
+        then=then,
+        failed_at=tuple(failed_at),
+        ready=ready or {},
+    )
+    answers = tuple(asked.answers())
     winner = routing.winner
     serving = next((answer for answer in answers if winner is not None and answer.template == winner.template), None)
     return Explanation(
@@ -117,44 +158,105 @@ def explain(
         agent=agent,
         reasons=serving.reasons if serving else () if agent else _common(answers),
         answers=answers,
+        providers=tuple(asked.providers()),
+        next_step=serving.next_step if serving else _left_alone(agent),
     )
 
 
-def _answers(
-    routing: Routing,
-    plant: Plant,
-    tally: Tally,
-    agent: str | None,
-    also: tuple[str, ...],
-    failed_at: Sequence[str],
-    ready: Mapping[str, str],
-) -> Iterator[TemplateAnswer]:
-    winner = routing.winner
-    for answer in routing.answers:
-        match answer:
-            case Decline():
-                yield _answer(answer, Verdict.NO, answer.reasons)
-            case Match() if answer is not winner and winner is not None:
-                first = f"it matches too, but template {winner.template} comes before it and alone serves the item"
-                yield _answer(answer, Verdict.NO, (first,))
-            case Match() if agent is not None:
-                yield _answer(answer, Verdict.YES, (f"agent {agent} serves it already",))
-            case Match() if answer.template in ready and not also:
-                yield _answer(answer, Verdict.YES, (), provider=ready[answer.template])
-            case Match():
-                room = room_for(answer.template, plant, tally, failed_at)
-                reasons = (*also, *room.reasons)
-                if reasons:
-                    yield _answer(answer, Verdict.WAIT, reasons)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    """What `explain` was asked."""
+
+    routing: Routing
+    plant: Plant
+    tally: Tally
+    controller: str
+    agent: str | None
+    also: tuple[str, ...]
+    then: str
+    failed_at: tuple[str, ...]
+    ready: Mapping[str, str]
+
+    def answers(self) -> Iterator[TemplateAnswer]:
+        """Every template's, in the order they are asked."""
+        winner = self.routing.winner
+        for answer in self.routing.answers:
+            match answer:
+                case Decline():
+                    yield _answer(answer, Verdict.NO, answer.reasons)
+                case Match() if answer is not winner and winner is not None:
+                    first = f"it matches too, but template {winner.template} comes before it and alone serves the item"
+                    yield _answer(answer, Verdict.NO, (first,))
+                case Match():
+                    yield self._serving(answer)
+
+    def _serving(self, winner: Match) -> TemplateAnswer:
+        if self.agent is not None:
+            why = f"agent {self.agent} serves it already"
+            return _answer(winner, Verdict.YES, (why,), next_step=_left_alone(self.agent))
+        if winner.template in self.ready and not self.also:
+            at = self.ready[winner.template]
+            step = f"the agent on standby at {at} is given to it"
+            return _answer(winner, Verdict.YES, (), provider=at, next_step=step)
+        room = self._room(winner)
+        reasons = (*self.also, *room.reasons)
+        step = self.then if self.also and self.then else room.next_step
+        if reasons:
+            return _answer(winner, Verdict.WAIT, reasons, next_step=step)
+        return _answer(winner, Verdict.YES, (), provider=room.provider, next_step=step)
+
+    def _room(self, winner: Match) -> Room:
+        return room_for(self._wanted(winner), self.plant, self.tally, self.failed_at)
+
+    def _wanted(self, winner: Match) -> Wanted:
+        return wanted_by(winner, self.controller, self.plant.limits.labels.keys())
+
+    def providers(self) -> Iterator[ProviderAnswer]:
+        """Every provider's: those of the template that serves it in their order, then the others."""
+        winner = self.routing.winner
+        asked: set[str] = set()
+        if winner is not None:
+            above = self._room(winner).above
+            first = ""
+            for one in providers_for(self._wanted(winner), self.plant, self.tally, self.failed_at):
+                asked.add(one.provider)
+                if one.hurdle is not None:
+                    yield ProviderAnswer(provider=one.provider, verdict=Verdict.WAIT, reason=one.hurdle.reason)
+                elif above:
+                    held = f"it has room, but {above[0].reason}"
+                    yield ProviderAnswer(provider=one.provider, verdict=Verdict.WAIT, reason=held)
                 else:
-                    yield _answer(answer, Verdict.YES, (), provider=room.provider)
+                    why = f"it has room too, and comes after {first}" if first else "it has room and is asked first"
+                    first = first or one.provider
+                    yield ProviderAnswer(provider=one.provider, verdict=Verdict.YES, reason=why)
+        for name in self.plant.providers:
+            if name not in asked:
+                why = f"template {winner.template} does not run there" if winner else "no template serves it"
+                yield ProviderAnswer(provider=name, verdict=Verdict.NO, reason=why)
+
+
+def _left_alone(agent: str | None) -> str:
+    if agent is not None:
+        return f"its build starts as soon as agent {agent} is connected"
+    return "nothing from here: it is left to other nodes and clouds"
 
 
 def _answer(
-    answer: Match | Decline, verdict: Verdict, reasons: tuple[str, ...], *, provider: str | None = None
+    answer: Match | Decline,
+    verdict: Verdict,
+    reasons: tuple[str, ...],
+    *,
+    provider: str | None = None,
+    next_step: str = "",
 ) -> TemplateAnswer:
-    labels = answer.labels if isinstance(answer, Match) else ()
-    return TemplateAnswer(template=answer.template, verdict=verdict, provider=provider, labels=labels, reasons=reasons)
+    return TemplateAnswer(
+        template=answer.template,
+        verdict=verdict,
+        provider=provider,
+        labels=answer.labels if isinstance(answer, Match) else (),
+        reasons=reasons,
+        next_step=next_step,
+    )
 
 
 def _common(answers: tuple[TemplateAnswer, ...]) -> tuple[str, ...]:

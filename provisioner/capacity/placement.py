@@ -6,9 +6,10 @@ The rules:
   even if a template of lower priority has: the choice of template never depends on the load.
 - A template's providers are tried in order; the next one takes the overflow. Those at which a launch for
   the same request failed come last.
-- No cap is ever exceeded: per provider, per template, `limits.agents`, `limits.launching`. An agent counts
-  until it is gone, and one that is placed here counts at once.
-- Within a template, in the order of the queue.
+- No cap is ever exceeded: per provider, template, controller and label, `limits.agents`, `limits.launching`. An
+  agent counts until it is gone, and one that is placed here counts at once.
+- Within a template, in the order of the queue; a request that is held up by the cap of its controller or of one of
+  its labels holds up none that is not.
 - Between templates the one with the fewest agents is next; of equals the one that was served longest ago
   (`last_turns`, the caller's memory), then the one whose request stands first in the queue. So a busy label
   never starves another: a slot that both could use goes to the one that has less, and else they take turns.
@@ -18,14 +19,14 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from provisioner.capacity.room import CountedAgent, Plant, Tally, room_for
+from provisioner.capacity.room import CountedAgent, Plant, Tally, Wanted, room_for
 from provisioner.model.queue import RequestKey
-from provisioner.routing.match import Decline, Routing
+from provisioner.routing.match import Decline, Match, Routing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +52,36 @@ class Wait:
     """The request is ours and there is no room now."""
 
     key: RequestKey
-    template: str
+    wanted: Wanted
     reasons: tuple[str, ...]
+
+    @property
+    def template(self) -> str:
+        """The template that serves it."""
+        return self.wanted.template
+
+
+@dataclass(slots=True)
+class _Line:
+    """The waiting requests of one template; those in one lane are alike to all caps."""
+
+    lanes: dict[Wanted, deque[int]] = field(default_factory=dict)  # positions in the queue
+    heads: list[tuple[int, int, Wanted]] = field(default_factory=list)  # of the lanes that are not blocked, a heap
+
+    def enter(self, wanted: Wanted, position: int) -> None:
+        lane = self.lanes.get(wanted)
+        if lane is None:
+            lane = self.lanes[wanted] = deque()
+            heappush(self.heads, (position, len(self.lanes), wanted))
+        lane.append(position)
+
+    def served(self) -> None:
+        """The first one got its place: the next one of its lane stands in line."""
+        _, number, wanted = heappop(self.heads)
+        lane = self.lanes[wanted]
+        lane.popleft()
+        if lane:
+            heappush(self.heads, (lane[0], number, wanted))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,41 +116,53 @@ def place(
     Returns:
         One decision for each item that is not served, in the order given.
     """
-    waiting: dict[str, deque[int]] = {}
+    lines: dict[str, _Line] = {}
     decisions: dict[int, Decision] = {}
     queue = [entry for entry in asked if entry.key not in served]
+    capped = frozenset(plant.limits.labels)
     for position, entry in enumerate(queue):
-        winner = entry.routing.winner
-        if winner is None:
+        if entry.routing.winner is None:
             decisions[position] = Declined(key=entry.key, declines=entry.routing.declines)
         else:
-            waiting.setdefault(winner.template, deque()).append(position)
+            wanted = wanted_by(entry.routing.winner, entry.key.controller, capped)
+            lines.setdefault(wanted.template, _Line()).enter(wanted, position)
     tally = Tally.of(agents)
-    blocked = []
     past = last_turns or {}
     latest = max(past.values(), default=0)
-    turns = [
-        (tally.by_template[template], past.get(template, 0), positions[0], template)
-        for template, positions in waiting.items()
-    ]
+    turns = [(tally.by_template[name], past.get(name, 0), line.heads[0][0], name) for name, line in lines.items()]
     heapify(turns)
     while turns:
-        _, _, position, template = heappop(turns)
-        provider = room_for(template, plant, tally, queue[position].failed_at).provider
+        _, turn, position, template = heappop(turns)
+        line = lines[template]
+        wanted = line.heads[0][2]
+        provider = room_for(wanted, plant, tally, queue[position].failed_at).provider
         if provider is None:
-            blocked.append(template)  # for good: slots are only taken here, never given back
-            continue
-        tally.add(template, provider, launching=True)
-        decisions[position] = Place(key=queue[position].key, template=template, provider=provider)
-        waiting[template].popleft()
-        if waiting[template]:
+            heappop(line.heads)  # blocked for good: slots are only taken here, never given back
+        else:
+            tally.add(wanted, provider, launching=True)
+            decisions[position] = Place(key=queue[position].key, template=template, provider=provider)
+            line.served()
             latest += 1
-            heappush(turns, (tally.by_template[template], latest, waiting[template][0], template))
-    for template in blocked:
-        reasons = room_for(template, plant, tally).reasons  # as things stand after everything was placed
-        for position in waiting[template]:
-            decisions[position] = Wait(key=queue[position].key, template=template, reasons=reasons)
+            turn = latest
+        if line.heads:
+            heappush(turns, (tally.by_template[template], turn, line.heads[0][0], template))
+    decisions.update(_waits(lines.values(), queue, plant, tally))
     return tuple(decisions[position] for position in range(len(queue)))
+
+
+def _waits(lines: Iterable[_Line], queue: list[Asked], plant: Plant, tally: Tally) -> Iterator[tuple[int, Wait]]:
+    """What is left, with its reasons as things stand after everything was placed."""
+    for line in lines:
+        for wanted, lane in line.lanes.items():
+            reasons = room_for(wanted, plant, tally).reasons if lane else ()
+            for position in lane:
+                yield position, Wait(key=queue[position].key, wanted=wanted, reasons=reasons)
+
+
+def wanted_by(winner: Match, controller: str, capped: AbstractSet[str]) -> Wanted:
+    """The agent that a match asks for, as far as the caps care; `capped`: the labels that have a cap."""
+    labels = tuple(label for label in winner.labels if label in capped)
+    return Wanted(template=winner.template, controller=controller, labels=labels)
 
 
 def counted_turns(last_turns: Mapping[str, int], decisions: Iterable[Decision]) -> dict[str, int]:

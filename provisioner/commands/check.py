@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain
-from provisioner.config import Examined, Settings, examine
+from provisioner.config import Examined, Settings, cautions, examine
 
 if TYPE_CHECKING:
     from provisioner.sidecar.reaching import Reached
@@ -71,6 +71,8 @@ def _print(examined: Examined) -> None:
         )
     )
     print(f"{examined.file}: ok, owner {settings.id}, {counts}")
+    for caution in cautions(settings):
+        print(f"{examined.file}: take care: {caution}", file=sys.stderr)
 
 
 def _as_json(examined: Examined) -> dict[str, object]:
@@ -80,4 +82,5 @@ def _as_json(examined: Examined) -> dict[str, object]:
         "problems": [
             {"line": finding.line, "path": finding.path, "message": finding.text} for finding in examined.findings
         ],
+        "cautions": list(cautions(examined.settings)) if examined.settings is not None else [],
     }

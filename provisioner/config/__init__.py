@@ -1,9 +1,10 @@
 """The YAML file, its schema and its errors."""
 
+from provisioner.config.cautions import cautions
 from provisioner.config.controllers import Controller
 from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, PullPolicy, TransportKind
 from provisioner.config.loading import Examined, Finding, config_path, examine, examine_bytes, load
-from provisioner.config.providers import Provider, Tls
+from provisioner.config.providers import Provider, Ssh, Tls
 from provisioner.config.secret import SecretRef
 from provisioner.config.settings import Cleanup, CleanupAfter, CleanupLabels, Http, Limits, Registry, Settings
 from provisioner.config.shape import json_schema
@@ -28,10 +29,12 @@ __all__ = [
     "Resources",
     "SecretRef",
     "Settings",
+    "Ssh",
     "Template",
     "Timeouts",
     "Tls",
     "TransportKind",
+    "cautions",
     "config_path",
     "examine",
     "examine_bytes",

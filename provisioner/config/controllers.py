@@ -8,7 +8,7 @@ from provisioner.config.kinds import BridgeChoice
 from provisioner.config.part import Part
 from provisioner.config.providers import Provider
 from provisioner.config.secret import SecretRef
-from provisioner.config.values import Duration, HttpUrl, Name, Text
+from provisioner.config.values import Duration, HttpUrl, Name, PositiveCount, Text
 
 
 class Controller(Part):
@@ -21,6 +21,9 @@ class Controller(Part):
     )
     user: Text = Field(description="account of the provisioner at the controller")
     token: SecretRef = Field(description="API token of that account: {env: VARIABLE} or {file: PATH}")
+    max_agents: PositiveCount | None = Field(
+        None, description="most agents for the builds of this controller at any instant; default: no limit"
+    )
     bridge: BridgeChoice = Field(BridgeChoice.AUTO, description="how the bridge may come into the controller")
     poll_interval_s: Duration = Field(
         1.0, alias="poll_interval", ge=0.1, description="pace of the polls where there is no bridge, at least 0.1"

@@ -37,10 +37,6 @@ def _is_set(value: object) -> bool:
     return value is not None
 
 
-def _by_ssh(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("ssh://")
-
-
 LEAVE_OUT = "leave it out"
 
 ROWS: tuple[NotYet, ...] = (
@@ -49,9 +45,6 @@ ROWS: tuple[NotYet, ...] = (
         when=_among("swarm", "kubernetes", "libvirt"),
         instead="use docker or process",
     ),
-    NotYet(path="providers[].endpoint", when=_by_ssh, instead="use unix:///PATH"),
-    NotYet(path="providers[].tls", when=_is_set, instead="use unix:///PATH as the endpoint"),
-    NotYet(path="providers[].agent_url", when=_is_set, instead="use the controller's agent_url"),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
     NotYet(path="templates[].transport", when=_among("tcp", "ssh", "ssh-gateway"), instead="use websocket"),
     NotYet(path="templates[].secrets", when=_given, instead=LEAVE_OUT),

@@ -26,6 +26,17 @@ class Tls(Part):
     key: Text = Field(description="file of our own private key")
 
 
+class Ssh(Part):
+    """The files of an `ssh://` endpoint; without them those of the account that the sidecar runs as."""
+
+    key: Text | None = Field(
+        None, description="file of our own private key; default: the account's agent and the keys in its ~/.ssh"
+    )
+    known_hosts: Text | None = Field(
+        None, description="file with the host's key, as OpenSSH keeps them; default: ~/.ssh/known_hosts"
+    )
+
+
 class Provider(Part):
     """A place for instances, with its capacity."""
 
@@ -33,7 +44,7 @@ class Provider(Part):
     backend: BackendKind = Field(description="kind of the provider")
     endpoint: Endpoint | None = Field(
         None,
-        description="address of the provider: unix:///PATH, tcp://HOST:PORT with `tls`, ssh://USER@HOST, "
+        description="address of the provider: unix:///PATH, tcp://HOST:PORT with `tls`, ssh://USER@HOST[:PORT], "
         "qemu:///system; default: the backend's usual one",
     )
     max_agents: PositiveCount = Field(description="most agents at this provider at any instant")
@@ -47,6 +58,7 @@ class Provider(Part):
         None, description="URL of the controller as agents at this provider reach it; default: the controller's"
     )
     tls: Tls | None = Field(None, description="files of a tcp:// endpoint's encryption")
+    ssh: Ssh | None = Field(None, description="files of an ssh:// endpoint; default: those of the account")
     java: Text = Field("java", description="backend process: the Java executable that runs the agent")
     work_dir: Text | None = Field(
         None, description="backend process: folder for the agents' work folders; default: beside the state file"

@@ -127,6 +127,8 @@ def endpoints_fit(parts: Parts) -> Iterator[Problem]:
             yield from _endpoint(path, backend, endpoint, provider)
         if provider.tls is not None and urlsplit(provider.address or "").scheme != "tcp":
             yield Problem(path=("providers", index, "tls"), text="is for a tcp:// endpoint only; leave it out")
+        if provider.ssh is not None and urlsplit(provider.address or "").scheme != "ssh":
+            yield Problem(path=("providers", index, "ssh"), text="is for an ssh:// endpoint only; leave it out")
 
 
 def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Provider) -> Iterator[Problem]:
@@ -150,11 +152,26 @@ def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Prov
             yield Problem(path=path, text="must hold an absolute path; write unix:///PATH with three slashes")
     elif not host:
         yield Problem(path=path, text=f"names no host; write {parts.scheme}://HOST")
+    elif parts.scheme == "ssh" and parts.path not in ("", "/"):
+        yield Problem(path=path, text="holds a path, which ssh:// has not; write ssh://USER@HOST")
     elif parts.scheme == "tcp" and port is None:
         yield Problem(path=path, text="names no port; write tcp://HOST:PORT")
     elif parts.scheme == "tcp" and host not in _LOOPBACK and provider.tls is None:
         text = "is missing; a tcp:// endpoint is open to everyone on the way, add {ca, cert, key} or use ssh://"
         yield Problem(path=(*path[:-1], "tls"), text=text)
+
+
+def agent_urls_are_of_one_controller(parts: Parts) -> Iterator[Problem]:
+    """A provider's `agent_url` is that of a controller; agents of another one would knock at the wrong door."""
+    for index, provider in parts.providers.items():
+        here = [template for template in parts.templates.values() if provider.name in template.providers]
+        served = {c.name for c in parts.controllers.values() if any(template.serves(c.name) for template in here)}
+        if provider.agent_url is not None and len(served) > 1:
+            names = ", ".join(sorted(served))
+            text = (
+                f"is one URL and agents of {names} start here; give those controllers an agent_url, or a provider each"
+            )
+            yield Problem(path=("providers", index, "agent_url"), text=text)
 
 
 def standby_has_a_bridge(parts: Parts) -> Iterator[Problem]:
@@ -190,6 +207,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     labels_are_served,
     inner_names_are_unique,
     endpoints_fit,
+    agent_urls_are_of_one_controller,
     standby_has_a_bridge,
     keys_fit_backend,
 )

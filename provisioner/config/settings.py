@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -51,6 +52,9 @@ class Limits(Part):
 
     agents: PositiveCount = Field(200, description="most agents at any instant")
     launching: PositiveCount = Field(20, description="most agents that are being started at any instant")
+    labels: Mapping[Label, PositiveCount] = Field(
+        {}, description="by label, most agents whose node carries it at any instant, whatever their template"
+    )
 
 
 class Registry(Part):

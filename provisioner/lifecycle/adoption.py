@@ -24,6 +24,8 @@ class Stranger:
 
     name: str
     provider: str
+    labels: tuple[str, ...] = ()  # as far as its template is still known
+    controller: str = ""  # nobody knows
     state: AgentState = AgentState.RUNNING
 
     @property
@@ -39,9 +41,10 @@ def template_of(agent: str) -> str:
 
 def strangers(desk: Desk) -> Iterator[Stranger]:
     """Whatever holds a slot although no record knows it."""
+    labels = {template.name: template.labels for template in desk.settings.templates}
     for provider in desk.providers.values():
         for name in {found.agent for found in provider.found} - desk.agents.keys():
-            yield Stranger(name=name, provider=provider.name)
+            yield Stranger(name=name, provider=provider.name, labels=labels.get(template_of(name), ()))
 
 
 def adopted(desk: Desk, controller: str, view: NodeView) -> Agent | None:

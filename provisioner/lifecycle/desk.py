@@ -16,6 +16,7 @@ from provisioner.lifecycle.breakers import Breakers
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
+from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import Store
 from provisioner.telemetry.metrics import Metrics
@@ -91,6 +92,10 @@ class Desk:
     def agents_of(self, controller: str) -> Iterable[AgentTask]:
         """The live agents of one controller."""
         return [task for task in self.agents.values() if task.agent.controller == controller]
+
+    def agent_url(self, agent: Agent) -> str:
+        """The controller as an agent reaches it from where it runs."""
+        return self.providers[agent.provider].agent_url or self.controllers[agent.controller].agent_url
 
     def tick(self, loop: str) -> None:
         """A loop says that it is alive."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.capacity.explain import Explanation, explain
-from provisioner.capacity.room import Plant, Tally, room_for
+from provisioner.capacity.room import Hurdle, Plant, Room, Tally, Wanted, room_for
 from provisioner.config import Settings
 from provisioner.lifecycle.adoption import strangers
+from provisioner.lifecycle.lanes import queue_order
 from provisioner.lifecycle.operations import Refused, Unknown
 from provisioner.model.queue import QueueItem
 from provisioner.model.request import Request, RequestState
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
     from provisioner.lifecycle.engine import Engine
 
 
+_STOPPING = Hurdle(reason="the provisioner is stopping", until="the provisioner runs again")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
     """A request, and what keeps it where it is."""
 
     request: Request
     reasons: tuple[str, ...]  # a sentence each; none where an agent is coming
+    next_step: str  # what is expected to happen
+
+    @property
+    def text(self) -> str:
+        """Both, as the build's own log and the API have it."""
+        return f"{'; '.join(self.reasons)}. Next: {self.next_step}"
 
 
 class Outlook:
@@ -45,24 +55,27 @@ class Outlook:
 
     def waiting(self, limit: int | None = None) -> list[Waiting]:
         """The requests in the order of the queue, each with what it waits for."""
-        requests = sorted(
-            self._desk.book, key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id)
-        )
+        requests = sorted(self._desk.book, key=lambda r: queue_order(r.item))
         return list(self.reasons(requests[:limit]))
 
     def reasons(self, requests: Iterable[Request]) -> Iterator[Waiting]:
         """Each request with what it waits for; lazily, so that whoever has seen enough may stop."""
         plant, tally = self.plant(), self.tally()
-        rooms: dict[str, tuple[str, ...]] = {}
+        rooms: dict[Wanted, Room] = {}
         for request in requests:
-            reasons: tuple[str, ...] = ()
-            if request.state is not RequestState.SERVED:
-                if request.template not in rooms:
-                    rooms[request.template] = room_for(request.template, plant, tally).reasons
-                reasons = (*self._pauses(request.item, request), *rooms[request.template]) or (
-                    "nothing: it is placed at the next pass",
-                )
-            yield Waiting(request=request, reasons=reasons)
+            if request.state is RequestState.SERVED:
+                step = f"its build starts as soon as agent {request.agent} is connected"
+                yield Waiting(request=request, reasons=(), next_step=step)
+                continue
+            wanted = self._desk.book.wanted(request)
+            room = rooms.get(wanted) or rooms.setdefault(wanted, room_for(wanted, plant, tally))
+            pauses = tuple(self._pauses(request.item, request))
+            reasons = (*(pause.reason for pause in pauses), *room.reasons)
+            yield Waiting(
+                request=request,
+                reasons=reasons or ("nothing: it is placed at the next pass",),
+                next_step=_then(pauses) or room.next_step,
+            )
 
     def explain_item(self, queue_id: int, controller: str | None = None) -> Explanation:
         """Why an item of the queue gets an agent, waits or gets none.
@@ -85,27 +98,32 @@ class Outlook:
             raise Refused(f"item {queue_id} is in the queues of {names}; name one with `controller`")
         item = found[0]
         request = self._desk.book.get(item.key)
+        pauses = tuple(self._pauses(item, request))
         label = f", label {item.label}" if item.label else ", no label"
         return explain(
             f"queue item {queue_id} of {item.job} at {item.key.controller}{label}",
             self._router().match(item),
             plant=self.plant(),
             tally=self.tally(),
+            controller=item.key.controller,
             agent=request.agent if request else None,
-            also=tuple(self._pauses(item, request)),
+            also=tuple(pause.reason for pause in pauses),
+            then=_then(pauses),
             failed_at=request.failed_at if request else (),
             ready=self._ready(item.key.controller),
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
         """What an item that asks for this label expression would get; a job or controller narrows it."""
-        paused = ("the provisioner is stopping",) if self._engine.planner.stopped else ()
+        paused = (_STOPPING,) if self._engine.planner.stopped else ()
         return explain(
             f"label {label}",
             self._router().match_label(label, job=job, controller=controller),
             plant=self.plant(),
             tally=self.tally(),
-            also=paused,
+            controller=controller or "",
+            also=tuple(pause.reason for pause in paused),
+            then=_then(paused),
             ready=self._ready(controller),
         )
 
@@ -119,34 +137,55 @@ class Outlook:
             yield request.item
         yield from self._desk.book.unserved.values()
 
-    def _pauses(self, item: QueueItem, request: Request | None) -> Iterator[str]:
+    def _pauses(self, item: QueueItem, request: Request | None) -> Iterator[Hurdle]:
         """What keeps an item waiting besides capacity."""
         controller = self._desk.controllers.get(item.key.controller)
         if self._engine.planner.stopped:
-            yield "the provisioner is stopping"
+            yield _STOPPING
         if controller is not None and not controller.up:
-            yield f"controller {controller.name} does not answer: {controller.problem}"
+            yield Hurdle(
+                reason=f"controller {controller.name} does not answer: {controller.problem}",
+                until=f"{controller.name} answers",
+            )
         elif controller is not None and not controller.seen:
-            yield f"controller {controller.name} has not shown its whole queue yet"
+            yield Hurdle(
+                reason=f"controller {controller.name} has not shown its whole queue yet",
+                until=f"{controller.name} has shown it",
+            )
         elif controller is not None and controller.quieting_down:
-            yield f"controller {controller.name} is about to shut down and starts no builds"
+            yield Hurdle(
+                reason=f"controller {controller.name} is about to shut down and starts no builds",
+                until=f"{controller.name} starts builds again, after its restart or a cancelled shutdown",
+            )
         if request is None:
             return
         if request.state is RequestState.FAILING:
             reason = f" ({request.reason.value})" if request.reason else ""
-            yield f"it cannot be served and its build is being ended: {request.detail}{reason}"
+            yield Hurdle(
+                reason=f"it cannot be served and its build is being ended: {request.detail}{reason}",
+                until="",
+            )
         elif request.not_before is not None and request.not_before > self._desk.clock.now():
             left_s = (request.not_before - self._desk.clock.now()).total_seconds()
+            seconds = f"{max(1.0, left_s):.0f} s"
             if request.reason is None:
-                yield (
-                    "another node or a cloud could serve it and has a head start; "
-                    f"an agent is started in {max(1.0, left_s):.0f} s"
-                )
-                return
-            yield f"its last launch failed ({request.detail}); it is tried again in {max(1.0, left_s):.0f} s"
+                head = "another node or a cloud could serve it and has a head start"
+                yield Hurdle(reason=f"{head}; an agent is started in {seconds}", until=f"{seconds} have passed")
+            else:
+                last = f"its last launch failed ({request.detail}); it is tried again in {seconds}"
+                yield Hurdle(reason=last, until=f"{seconds} have passed")
 
     def _router(self) -> Router:
         settings = self._desk.settings
         if self._routed is None or self._routed[0] is not settings:
             self._routed = (settings, Router(settings.templates))
         return self._routed[1]
+
+
+def _then(pauses: Sequence[Hurdle]) -> str:
+    """What is expected to happen, where more than room keeps an item waiting."""
+    if not pauses:
+        return ""
+    if not all(pause.until for pause in pauses):
+        return "its build ends with that reason"
+    return f"an agent is started as soon as {' and '.join(pause.until for pause in pauses)}, if there is room then"

@@ -52,7 +52,7 @@ class Patience:
         ]
         told, gists = 0, dict[str, str]()
         for waiting in self._outlook.reasons(long):
-            item, why = waiting.request.item, "; ".join(waiting.reasons)
+            item, why = waiting.request.item, waiting.text
             gist = gists.get(why) or gists.setdefault(why, _NUMBER.sub("#", why))
             if self._told.get(item.key) == gist:
                 continue

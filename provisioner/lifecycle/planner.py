@@ -76,7 +76,8 @@ class Planner:
         # no more than that can be placed, whatever waits: ten thousand items cost no more than ten
         limits, tally = desk.settings.limits, Tally.of(self._counted())
         free = max(0, min(limits.agents - tally.agents, limits.launching - tally.launching))
-        heads = [r for r in desk.book.waiting(free + len(self.standby.agents())) if self._answers(r)]
+        open_to = {name for name in desk.controllers if self._answers(name)}
+        heads = desk.book.waiting(free + len(self.standby.agents()), open_to)
         heads = [r for r in heads if not self._give(r)]
         asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
         requests = {r.item.key: r for r in heads}
@@ -108,6 +109,7 @@ class Planner:
             templates=self._templates,
             providers={provider.name: provider for provider in desk.settings.providers},
             limits=desk.settings.limits,
+            controllers={controller.name: controller.max_agents for controller in desk.settings.controllers},
             conditions={name: self._condition(name) for name in desk.providers},
             pair_conditions=desk.breakers.conditions(),
         )
@@ -120,9 +122,9 @@ class Planner:
             return Condition(state=ProviderState.UNREACHABLE, reason=provider.problem)
         return Condition()
 
-    def _answers(self, request: Request) -> bool:
-        """Whether its controller is there to register a node, and lets builds start."""
-        controller = self._desk.controllers[request.item.key.controller]
+    def _answers(self, name: str) -> bool:
+        """Whether a controller is there to register a node, and lets builds start."""
+        controller = self._desk.controllers[name]
         return controller.up and controller.seen and not controller.quieting_down
 
     def _granted(self, request: Request) -> Granted | None:

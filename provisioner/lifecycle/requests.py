@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from provisioner.capacity.placement import wanted_by
+from provisioner.capacity.room import Wanted
 from provisioner.lifecycle.clock import Clock
+from provisioner.lifecycle.lanes import Lanes, queue_order
 from provisioner.model.agent import Agent
 from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, NoRoom, ProvisionerError, Reason
 from provisioner.model.queue import QueueItem, RequestKey
@@ -24,13 +27,21 @@ class RequestBook:
     Only what could not be learnt again after a restart is stored: failed attempts and the reason of an end.
     """
 
-    def __init__(self, store: Store, clock: Clock, router: Router, retries: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        router: Router,
+        retries: Mapping[str, int],
+        capped: Iterable[str] = (),
+    ) -> None:
         self._store = store
+        self._capped = frozenset(capped)  # labels that have a cap
         self._clock = clock
         self._router = router
         self._retries = retries
         self._requests: dict[RequestKey, Request] = {}
-        self._by_template: dict[str, dict[RequestKey, None]] = {}
+        self._lanes = Lanes()  # those that wait
         #: items that no template serves, kept for `explain` and for the next configuration
         self.unserved: dict[RequestKey, QueueItem] = {}
         self._remembered = {r.item.key: r for r in store.requests()}
@@ -94,9 +105,9 @@ class RequestBook:
             return None
         return Request(item=item, state=RequestState.WAITING, template=winner.template, first_seen=self._clock.now())
 
-    def reroute(self, router: Router, retries: Mapping[str, int]) -> None:
+    def reroute(self, router: Router, retries: Mapping[str, int], capped: Iterable[str] = ()) -> None:
         """A new configuration: what waits is matched again, what is served stays."""
-        self._router, self._retries = router, retries
+        self._router, self._retries, self._capped = router, retries, frozenset(capped)
         items = [*self.unserved.values()]
         self.unserved.clear()
         for request in [r for r in self._requests.values() if r.state is RequestState.WAITING]:
@@ -114,23 +125,36 @@ class RequestBook:
         """How the request's template serves it now; None if the configuration no longer has it."""
         return next((m for m in self._router.match(request.item).matches if m.template == request.template), None)
 
-    def waiting(self, most_per_template: int) -> list[Request]:
-        """Who waits to be placed now, in the order of the queue, bounded for each template.
+    def wanted(self, request: Request) -> Wanted:
+        """The agent that it asks for, as far as the caps care."""
+        match, controller = self.match(request), request.item.key.controller
+        if match is None:
+            return Wanted(template=request.template, controller=controller)
+        return wanted_by(match, controller, self._capped)
+
+    def waiting(self, most_per_lane: int, open_to: Container[str]) -> list[Request]:
+        """Who waits to be placed now, in the order of the queue, bounded for each kind of agent that is asked for.
 
         The bound is what could be placed at all; ten thousand items behind a full template cost nothing.
+
+        Args:
+            most_per_lane: the bound.
+            open_to: controllers whose requests can be placed now.
         """
         now = self._clock.now()
         heads: list[Request] = []
-        for keys in self._by_template.values():
+        for wanted, keys in self._lanes:
+            if wanted.controller not in open_to:
+                continue
             taken = 0
             for key in keys:
                 request = self._requests[key]
                 if _due(request, now):
                     heads.append(request)
                     taken += 1
-                    if taken >= most_per_template:
+                    if taken >= most_per_lane:
                         break
-        heads.sort(key=lambda r: (r.item.buildable_ms or r.item.key.since_ms, r.item.key.queue_id))
+        heads.sort(key=lambda r: queue_order(r.item))
         return heads
 
     def take_unchecked(self) -> list[Request]:
@@ -246,11 +270,10 @@ class RequestBook:
     def _put(self, request: Request) -> None:
         key = request.item.key
         self._requests[key] = request
-        queue = self._by_template.setdefault(request.template, {})
         if request.state is RequestState.WAITING:
-            queue[key] = None
+            self._lanes.enter(request.item, self.wanted(request))
         else:
-            queue.pop(key, None)
+            self._lanes.leave(key)
         _mark(self._failing, key, request.state is RequestState.FAILING)
         _mark(self._paused, key, request.state is RequestState.WAITING and request.not_before is not None)
 
@@ -258,7 +281,7 @@ class RequestBook:
         self._requests.pop(request.item.key, None)
         self._failing.pop(request.item.key, None)
         self._paused.pop(request.item.key, None)
-        self._by_template.get(request.template, {}).pop(request.item.key, None)
+        self._lanes.leave(request.item.key)
 
 
 def _mark(marked: dict[RequestKey, None], key: RequestKey, there: object) -> None:

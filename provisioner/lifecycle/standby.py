@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.capacity.placement import Wait
-from provisioner.capacity.room import CountedAgent, Plant, Tally, room_for
+from provisioner.capacity.room import CountedAgent, Plant, Tally, Wanted, room_for
 from provisioner.config import Template
 from provisioner.config.values import place_holders
 from provisioner.controller.port import BridgeMode
@@ -167,23 +167,23 @@ class Standby:
         stay = [a for a in agents if a.state is not AgentState.REMOVING and getattr(a, "name", "") not in leaving]
         tally = Tally.of(stay)
         for wait in waits:
-            provider = room_for(wait.template, plant, tally).provider
+            provider = room_for(wait.wanted, plant, tally).provider
             if provider is None:
-                provider = self._yield_one(idle, wait.template, plant, tally)
+                provider = self._yield_one(idle, wait.wanted, plant, tally)
             if provider is not None:
-                tally.add(wait.template, provider, launching=True)
+                tally.add(wait.wanted, provider, launching=True)
             if not idle:
                 return
 
-    def _yield_one(self, idle: list[AgentTask], template: str, plant: Plant, tally: Tally) -> str | None:
+    def _yield_one(self, idle: list[AgentTask], wanted: Wanted, plant: Plant, tally: Tally) -> str | None:
         for task in idle:
-            tally.drop(task.agent.template, task.agent.provider)
-            provider = room_for(template, plant, tally).provider
+            tally.drop(task.agent)
+            provider = room_for(wanted, plant, tally).provider
             if provider is not None:
                 idle.remove(task)
-                self._retire(task, f"a build of template {template} needs its room")
+                self._retire(task, f"a build of template {wanted.template} needs its room")
                 return provider
-            tally.add(task.agent.template, task.agent.provider, launching=False)
+            tally.put_back(task.agent)
         return None
 
     # -- retiring and refilling
@@ -252,8 +252,9 @@ class Standby:
         self, template: Template, controller: ControllerHandle, missing: int, plant: Plant, tally: Tally
     ) -> None:
         labels = tuple(label for label in template.labels if not place_holders(label))
+        wanted = Wanted(template=template.name, controller=controller.name, labels=labels)
         for _ in range(missing if labels else 0):
-            provider = room_for(template.name, plant, tally).provider
+            provider = room_for(wanted, plant, tally).provider
             if provider is None:
                 return
             now = self._desk.clock.now()
@@ -271,7 +272,7 @@ class Standby:
                 spec=template.spec(),
                 marks={AgentState.PLANNED.value: now},
             )
-            tally.add(template.name, provider, launching=True)
+            tally.add(wanted, provider, launching=True)
             log.info("standby.planned", agent=agent.name, provider=provider)
             self._launch(agent)
 

@@ -142,7 +142,7 @@ class AgentSteps:
             task.agent,
             task.template,
             backend=provider.kind,
-            agent_url=provider.agent_url or controller.agent_url,
+            agent_url=self._desk.agent_url(task.agent),
             secret=secret,
             agent_jar=await controller.port.agent_jar(),
         )
@@ -195,7 +195,7 @@ class AgentSteps:
                 await self._fail_launch(
                     task,
                     Reason.CONNECT_TIMEOUT,
-                    f"the agent did not connect to {controller.agent_url} within {connect_s:.0f} s",
+                    f"the agent did not connect to {self._desk.agent_url(task.agent)} within {connect_s:.0f} s",
                 )
                 return
             look_s = min(_LOOK_WHILE_CONNECTING_S, max(left_s, 0.5))

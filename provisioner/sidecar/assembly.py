@@ -30,7 +30,8 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
     store = Store(Path(settings.state), settings.id)
     metrics = Metrics()
     metrics.expect(controllers=controllers, templates=[t.name for t in settings.templates])
-    book = RequestBook(store, clock, Router(settings.templates), {t.name: t.retries for t in settings.templates})
+    retries = {template.name: template.retries for template in settings.templates}
+    book = RequestBook(store, clock, Router(settings.templates), retries, settings.limits.labels)
     desk = Desk(
         settings=settings,
         store=store,

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from provisioner import __version__
-from provisioner.config import Settings, config_path, load
+from provisioner.config import Settings, cautions, config_path, load
 from provisioner.lifecycle.clock import SystemClock
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
@@ -64,6 +64,8 @@ class Sidecar:
             loops = asyncio.create_task(engine.run(), name="engine")
             cleanup = asyncio.create_task(CleanupLoop(desk).run(), name="cleanup")
             stack.callback(cleanup.cancel)
+            for caution in cautions(self._settings):
+                log.warning("config.caution", problem=caution)
             self._catch_signals()
             ready(address)
             stopped = asyncio.create_task(self._stop.wait(), name="stop")

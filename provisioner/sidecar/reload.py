@@ -21,7 +21,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         "id": old.id == new.id,
         "state": old.state == new.state,
         "http": old.http == new.http,
-        "controllers": old.controllers == new.controllers,
+        "controllers": _bare_controllers(old) == _bare_controllers(new),
         "registries": old.registries == new.registries,
         # controllers are asked for these parameters and for no others
         "the parameters that `overrides` name": _parameters(old) == _parameters(new),
@@ -34,7 +34,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
     for provider in new.providers:
         desk.providers[provider.name].max_agents = provider.max_agents
     router = Router(new.templates)
-    desk.book.reroute(router, {t.name: t.retries for t in new.templates})
+    desk.book.reroute(router, {t.name: t.retries for t in new.templates}, new.limits.labels)
     desk.metrics.expect(controllers=desk.controllers, templates=[t.name for t in new.templates])
     engine.planner.reconfigure()
     desk.plan_again.set()
@@ -42,6 +42,11 @@ def apply_settings(engine: Engine, new: Settings) -> None:
 
 def _parameters(settings: Settings) -> set[str]:
     return {name for template in settings.templates for name in override_parameters(template)}
+
+
+def _bare_controllers(settings: Settings) -> list[object]:
+    """What identifies the controllers; how many agents each may have can change."""
+    return [controller.model_copy(update={"max_agents": None}) for controller in settings.controllers]
 
 
 def _places(settings: Settings) -> set[str]:

@@ -85,6 +85,7 @@ def request_shape(waiting: Waiting, now: datetime) -> Shape:
         "template": request.template,
         "agent": request.agent,
         "waits_for": list(waiting.reasons),
+        "next_step": waiting.next_step,
         "since_ms": request.item.key.since_ms,
         "task": request.item.key.task,
         "first_seen": _time(request.first_seen),

@@ -52,6 +52,7 @@ class Provider:
     java: str = "java"
     work_dir: str | None = None
     tls: None = None
+    ssh: None = None
     timeout_s: float = 30.0
 
 

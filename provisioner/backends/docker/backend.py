@@ -21,6 +21,7 @@ from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
 from provisioner.backends.docker.runtime import problem as runtime_problem
+from provisioner.backends.docker.ssh import SshFiles
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
 
@@ -37,6 +38,7 @@ class DockerBackend:
     Args:
         endpoint: unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST; None: the engine of this machine.
         tls: files for tcp://.
+        ssh: files for ssh://; None: those of the account.
         network: what containers join; None: the engine's own bridge.
         runtime: what runs them; None: the engine's own.
         java: the Java program in the images.
@@ -49,6 +51,7 @@ class DockerBackend:
         *,
         endpoint: str | None = None,
         tls: Tls | None = None,
+        ssh: SshFiles | None = None,
         network: str | None = None,
         runtime: str | None = None,
         java: str = "java",
@@ -58,7 +61,7 @@ class DockerBackend:
         self._network = network
         self._runtime = runtime
         self._timeout_s = timeout_s
-        self._engine = Engine(endpoint=endpoint or _DEFAULT_ENDPOINT, tls=tls, timeout_s=timeout_s)
+        self._engine = Engine(endpoint=endpoint or _DEFAULT_ENDPOINT, tls=tls, ssh=ssh, timeout_s=timeout_s)
         self._turns = Turns()
         self._pulls = ThreadPoolExecutor(6, thread_name_prefix="docker-pull")
         self._starts = ThreadPoolExecutor(16, thread_name_prefix="docker-start")

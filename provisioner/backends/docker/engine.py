@@ -1,7 +1,7 @@
 """The Docker engine's API; the only module that knows the vendor's library.
 
-The library brings the ways to an engine (unix, tcp with TLS, ssh) and the version handshake. Requests are made
-here, so that each has a time-out of its own and a start needs no more of them than it must.
+The library brings the ways to an engine (unix, tcp with TLS; `ssh` is our own). Requests are made here, so that each
+has a time-out of its own and a start needs no more of them than it must.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 from docker.types import CancellableStream
 
+from provisioner.backends.docker.ssh import SshAdapter, SshError, SshFiles, SshWay, end_stream
 from provisioner.model.errors import LaunchError, Reason
 
 _CONNECT_S = 5
@@ -126,10 +127,10 @@ class Stream:
             return
         self.closed = True
         try:
-            CancellableStream(iter(()), self._response).close()
+            if not end_stream(self._response):
+                CancellableStream(iter(()), self._response).close()
         except (DockerException, OSError, AttributeError):
-            # ssh knows no half-closed stream, and an ended one has no socket
-            pass
+            pass  # one that has ended has no socket
         finally:
             self._response.close()
 
@@ -140,12 +141,14 @@ class Engine:
     Args:
         endpoint: unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST.
         tls: files for tcp://; None: not encrypted.
+        ssh: files for ssh://; None: those of the account.
         timeout_s: the longest wait for an answer.
     """
 
-    def __init__(self, *, endpoint: str, tls: Tls | None, timeout_s: float) -> None:
+    def __init__(self, *, endpoint: str, tls: Tls | None, ssh: SshFiles | None = None, timeout_s: float) -> None:
         self.endpoint = endpoint
         self._tls = tls
+        self._ssh = ssh
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
@@ -168,8 +171,9 @@ class Engine:
                 if self._tls
                 else False
             )
+            by_ssh = self.endpoint.startswith("ssh://")
             client = docker.APIClient(
-                base_url=self.endpoint,
+                base_url="http://ssh.invalid:80" if by_ssh else self.endpoint,
                 version=_ANY_API,
                 timeout=_CONNECT_S,
                 tls=tls,
@@ -181,6 +185,9 @@ class Engine:
                 client.mount(
                     "http+docker://", _UnixAdapter(f"http+unix://{path}", _CONNECT_S, max_pool_size=_CONNECTIONS)
                 )
+            if by_ssh:
+                way = SshWay(self.endpoint, self._ssh, _CONNECT_S)
+                client.mount("http://", SshAdapter(way, max_pool_size=_CONNECTIONS))
             answer = client.request("GET", f"{client.base_url}/version", timeout=(_CONNECT_S, _CONNECT_S))
             answer.raise_for_status()
             self._api = str(answer.json()["ApiVersion"])
@@ -343,7 +350,9 @@ def _message(content: bytes) -> str:
 
 def _unreachable(endpoint: str, error: Exception) -> LaunchError:
     cause: BaseException = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, TimeoutError):
+    while (deeper := cause.__cause__ or cause.__context__) is not None and not isinstance(
+        cause, TimeoutError | SshError
+    ):
         cause = deeper  # the innermost one says it in plain words
     text = (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) or type(cause).__name__
     return LaunchError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,7 @@ class Box:
 class Caps:
     agents: int | None = 200
     launching: int | None = 20
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,23 +47,33 @@ class One:
     template: str
     provider: str = "box"
     state: AgentState = AgentState.RUNNING
+    controller: str = "main"
+    labels: tuple[str, ...] = ("x",)
 
 
-def key(number: int) -> RequestKey:
-    return RequestKey(controller="main", queue_id=number, since_ms=number, task=f"job/j{number}/")
+def key(number: int, controller: str = "main") -> RequestKey:
+    return RequestKey(controller=controller, queue_id=number, since_ms=number, task=f"job/j{number}/")
 
 
-def queue(*winners: str | None) -> list[Asked]:
-    """A queue by the templates that win each item; None: no template does."""
-    return [
-        Asked(
-            key=key(number),
-            routing=Routing.of(
-                [Match(template=winner, labels=("x",))] if winner else [Decline(template="maven", reasons=("no",))]
-            ),
-        )
-        for number, winner in enumerate(winners)
-    ]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One item of a queue by the template that wins it; None: no template does."""
+
+    winner: str | None
+    controller: str = "main"
+    labels: tuple[str, ...] = ("x",)
+
+
+def queue(*items: Item | str | None) -> list[Asked]:
+    """A queue; a text is the template that wins the item."""
+    return [_asked(number, item if isinstance(item, Item) else Item(winner=item)) for number, item in enumerate(items)]
+
+
+def _asked(number: int, item: Item) -> Asked:
+    answer: Match | Decline = Decline(template="maven", reasons=("no",))
+    if item.winner:
+        answer = Match(template=item.winner, labels=item.labels)
+    return Asked(key=key(number, item.controller), routing=Routing.of([answer]))
 
 
 def plant(
@@ -237,6 +249,33 @@ def test_no_template_starves_behind_the_long_queues_of_others(slots: int) -> Non
         agents = (agents + [One(template=decision.template) for decision in started])[1:]  # the oldest ends
 
 
+def test_what_is_held_up_by_the_cap_of_its_controller_or_label_holds_up_no_other() -> None:
+    capped = Plant.of(
+        templates=[Rules(name="maven")],
+        providers=[Box()],
+        limits=Caps(labels={"gpu": 1}),
+        controllers={"busy": 2, "main": None},
+    )
+    one = Item(winner="maven", controller="busy")
+    gpu = Item(winner="maven", labels=("x", "gpu"))
+    waiting = [one, one, one, gpu, gpu, Item(winner="maven")]
+    assert shown(place(queue(*waiting), plant=capped, agents=[])) == [
+        "maven@box",
+        "maven@box",
+        "controller busy is at its maximum (2 of 2 agents)",
+        "maven@box",
+        "limits.labels reached for gpu (1 of 1)",
+        "maven@box",
+    ]
+    # an agent of whom nobody knows whose it is counts for every controller
+    nobodys = [One(template="maven", controller=""), One(template="maven", controller="main", labels=("gpu",))]
+    assert shown(place(queue(one, one, gpu), plant=capped, agents=nobodys)) == [
+        "maven@box",
+        "controller busy is at its maximum (2 of 2 agents)",
+        "limits.labels reached for gpu (1 of 1)",
+    ]
+
+
 def test_without_a_memory_equals_go_by_the_queue() -> None:
     both = plant([Rules(name="a"), Rules(name="b")], [Box(max_agents=1)])
     assert shown(place(queue("b", "a"), plant=both, agents=[]))[0] == "b@box"
@@ -252,11 +291,25 @@ def test_the_configurations_own_parts_will_do() -> None:
 
 NAMES = ("t0", "t1", "t2", "t3")
 BOXES = ("p0", "p1", "p2")
+CONTROLLERS = ("c0", "c1")
+LABELS = ("x", "gpu", "big")
 _caps = st.none() | st.integers(1, 6)
+_labels = st.lists(st.sampled_from(LABELS), unique=True).map(tuple)
 _agents = st.builds(
-    One, template=st.sampled_from(NAMES), provider=st.sampled_from(BOXES), state=st.sampled_from(AgentState)
+    One,
+    template=st.sampled_from(NAMES),
+    provider=st.sampled_from(BOXES),
+    state=st.sampled_from(AgentState),
+    controller=st.sampled_from([*CONTROLLERS, ""]),
+    labels=_labels,
 )
 _conditions = st.builds(Condition, state=st.sampled_from([*ProviderState, ProviderState.OPEN, ProviderState.OPEN]))
+_items = st.builds(
+    Item,
+    winner=st.sampled_from([*NAMES, *NAMES, None]),
+    controller=st.sampled_from(CONTROLLERS),
+    labels=_labels,
+)
 
 
 @st.composite
@@ -265,160 +318,196 @@ def _plants(draw: st.DrawFn) -> Plant:
     return Plant.of(
         templates=[Rules(name=name, providers=draw(providers), max_agents=draw(_caps)) for name in NAMES],
         providers=[Box(name=name, max_agents=draw(_caps)) for name in BOXES],
-        limits=Caps(agents=draw(st.none() | st.integers(1, 15)), launching=draw(_caps)),
+        limits=Caps(
+            agents=draw(st.none() | st.integers(1, 15)),
+            launching=draw(_caps),
+            labels=draw(st.dictionaries(st.sampled_from(LABELS), st.integers(1, 6))),
+        ),
+        controllers=draw(st.dictionaries(st.sampled_from(CONTROLLERS), _caps)),
         conditions=draw(st.dictionaries(st.sampled_from(BOXES), _conditions)),
         pair_conditions=draw(st.dictionaries(st.tuples(st.sampled_from(BOXES), st.sampled_from(NAMES)), _conditions)),
     )
 
 
-_queues = st.lists(st.sampled_from([*NAMES, None]), max_size=25)
-_worlds = st.tuples(_plants(), _queues, st.lists(_agents, max_size=8), st.sets(st.integers(0, 24).map(key)))
-World = tuple[Plant, list[str | None], list[One], set[RequestKey]]
+_queues = st.lists(_items, max_size=25)
+_worlds = st.tuples(_plants(), _queues, st.lists(_agents, max_size=8), st.sets(st.integers(0, 24)))
+World = tuple[Plant, list[Item], list[One], set[int]]
 
 
 def run(world: World) -> tuple[tuple[Decision, ...], list[One]]:
     """The decisions, and the agents that exist once they are carried out."""
-    one_plant, winners, agents, served = world
-    decisions = place(queue(*winners), plant=one_plant, agents=agents, served=served)
-    new = [
-        One(template=decision.template, provider=decision.provider, state=AgentState.PLANNED)
-        for decision in decisions
-        if isinstance(decision, Place)
-    ]
-    return decisions, agents + new
+    one_plant, items, agents, served = world
+    asked = queue(*items)
+    keys = {entry.key for number, entry in enumerate(asked) if number in served}
+    decisions = place(asked, plant=one_plant, agents=agents, served=keys)
+    return decisions, agents + [made(decision, items) for decision in decisions if isinstance(decision, Place)]
+
+
+def made(decision: Place, items: Sequence[Item]) -> One:
+    return One(
+        template=decision.template,
+        provider=decision.provider,
+        state=AgentState.PLANNED,
+        controller=decision.key.controller,
+        labels=items[decision.key.queue_id].labels,
+    )
+
+
+def over(one_plant: Plant, agents: Iterable[One]) -> list[str]:
+    """Every cap that these agents exceed, counted without any of the code under test."""
+    live = [agent for agent in agents if agent.state is not AgentState.REMOVED]
+    counts = [
+        *((f"template {t.name}", sum(a.template == t.name for a in live), t.max_agents)
+          for t in one_plant.templates.values()),
+        *((f"provider {p.name}", sum(a.provider == p.name for a in live), p.max_agents)
+          for p in one_plant.providers.values()),
+        *((f"controller {name}", sum(a.controller in (name, "") for a in live), cap)
+          for name, cap in one_plant.controllers.items()),
+        *((f"label {label}", sum(label in a.labels for a in live), cap)
+          for label, cap in one_plant.limits.labels.items()),
+        ("agents", len(live), one_plant.limits.agents),
+        ("launching", sum(a.state in LAUNCHING for a in live), one_plant.limits.launching),
+    ]  # fmt: skip
+    return [what for what, have, most in counts if most is not None and have > most]
 
 
 @given(_worlds)
 def test_everything_that_is_not_served_is_decided_once_in_the_order_of_the_queue(world: World) -> None:
-    _, winners, _, served = world
+    _, items, _, served = world
     decisions, _ = run(world)
-    assert [decision.key for decision in decisions] == [
-        key(number) for number in range(len(winners)) if key(number) not in served
-    ]
+    assert [decision.key.queue_id for decision in decisions] == [n for n in range(len(items)) if n not in served]
     assert decisions == run(world)[0]
 
 
 @given(_worlds)
 def test_no_cap_is_ever_exceeded_by_a_placement(world: World) -> None:
-    one_plant, _, _, _ = world
+    one_plant, items, agents, _ = world
     decisions, after = run(world)
-    live = [agent for agent in after if agent.state is not AgentState.REMOVED]
-    by_template = Counter(agent.template for agent in live)
-    by_provider = Counter(agent.provider for agent in live)
+    assert set(over(one_plant, after)) <= set(over(one_plant, agents)), "what was over before is nobody's doing here"
     for decision in decisions:
         if not isinstance(decision, Place):
             continue
-        template = one_plant.templates[decision.template]
-        provider = one_plant.providers[decision.provider]
-        assert decision.provider in template.providers
-        assert template.max_agents is None or by_template[template.name] <= template.max_agents
-        assert provider.max_agents is None or by_provider[provider.name] <= provider.max_agents
-        assert one_plant.limits.agents is None or len(live) <= one_plant.limits.agents
-        launching = sum(agent.state in LAUNCHING for agent in live)
-        assert one_plant.limits.launching is None or launching <= one_plant.limits.launching
+        assert decision.provider in one_plant.templates[decision.template].providers
+        mine = made(decision, items)
+        for what in over(one_plant, agents):  # it was over before: then nothing that counts there was placed
+            kind, _, name = what.partition(" ")
+            assert kind not in ("agents", "launching")
+            assert (kind, name) not in (
+                ("template", mine.template),
+                ("provider", mine.provider),
+                ("controller", mine.controller),
+                *(("label", label) for label in mine.labels),
+            )
         for condition in (
             one_plant.conditions.get(decision.provider),
             one_plant.pair_conditions.get((decision.provider, decision.template)),
         ):
             assert condition is None or condition.state in (ProviderState.OPEN, ProviderState.PROBING)
-        at = [agent for agent in live if (agent.template, agent.provider) == (template.name, provider.name)]
-        pair = one_plant.pair_conditions.get((provider.name, template.name), Condition())
+        at = [a for a in after if (a.template, a.provider) == (mine.template, mine.provider)]
+        pair = one_plant.pair_conditions.get((mine.provider, mine.template), Condition())
         assert pair.state is ProviderState.OPEN or sum(agent.state in LAUNCHING for agent in at) == 1
 
 
 @given(_worlds)
-def test_a_request_waits_only_while_no_provider_has_room_and_its_reasons_are_true(world: World) -> None:
-    one_plant, _, _, _ = world
+def test_a_request_waits_only_if_one_agent_more_would_exceed_a_cap_and_its_reasons_are_true(world: World) -> None:
+    one_plant, items, _, _ = world
     decisions, after = run(world)
-    live = [agent for agent in after if agent.state is not AgentState.REMOVED]
     for decision in decisions:
         if not isinstance(decision, Wait):
             continue
-        template = one_plant.templates[decision.template]
-        here = sum(agent.template == template.name for agent in live)
-        launching = sum(agent.state in LAUNCHING for agent in live)
-        limits = one_plant.limits
-        true = set()
-        if template.max_agents is not None and here >= template.max_agents:
-            true.add(f"template {template.name} is at its maximum ({here} of {template.max_agents} agents)")
-        if limits.agents is not None and len(live) >= limits.agents:
-            true.add(f"limits.agents reached ({len(live)} of {limits.agents})")
-        if limits.launching is not None and launching >= limits.launching:
-            true.add(f"limits.launching reached ({launching} of {limits.launching})")
-        usable = 0
-        for name in template.providers:
-            at = sum(agent.provider == name for agent in live)
-            cap = one_plant.providers[name].max_agents
-            state = one_plant.conditions.get(name, Condition()).state
-            pair = one_plant.pair_conditions.get((name, template.name), Condition()).state
-            if state is not ProviderState.OPEN:
-                true.add(f"provider {name} is {state.replace('_', ' ')}")
-            elif pair is not ProviderState.OPEN:
-                true.add(f"provider {name} is, for template {template.name}, {pair.replace('_', ' ')}")
-            elif cap is not None and at >= cap:
-                true.add(f"provider {name} is full ({at} of {cap} agents)")
-            else:
-                usable += 1
-        if not template.providers:
-            true.add(f"template {template.name} has no provider")
+        item = items[decision.key.queue_id]
+        before, usable = set(over(one_plant, after)), []
+        for name in one_plant.templates[decision.template].providers:
+            states = {
+                one_plant.conditions.get(name, Condition()).state,
+                one_plant.pair_conditions.get((name, decision.template), Condition()).state,
+            }
+            place_there = Place(key=decision.key, template=decision.template, provider=name)
+            more = [*after, made(place_there, items)]
+            exceeded = set(over(one_plant, more)) - before
+            full = {what for what in over(one_plant, more) if what == f"provider {name}"}
+            above = [w for w in over(one_plant, more) if w.split()[0] in ("agents", "launching") or w in (
+                f"template {decision.template}", f"controller {item.controller}",
+                *(f"label {label}" for label in item.labels))]  # fmt: skip
+            if states == {ProviderState.OPEN} and not exceeded and not full and not above:
+                usable.append(name)
+        assert not usable, f"it could go to {usable}, and is told {decision.reasons}"
         assert decision.reasons
-        assert set(decision.reasons) <= true
-        assert usable == 0 or any(reason.startswith(("template", "limits")) for reason in decision.reasons)
+        for reason in decision.reasons:
+            if found := re.search(r"\((\d+) of (\d+)", reason):
+                assert int(found[1]) >= int(found[2]), reason
 
 
 @given(_worlds)
-def test_within_a_template_nobody_overtakes(world: World) -> None:
+def test_within_a_template_nobody_overtakes_but_who_is_not_held_up_by_the_same_cap(world: World) -> None:
+    one_plant, items, _, _ = world
     decisions, _ = run(world)
-    for name in NAMES:
-        mine = [decision for decision in decisions if isinstance(decision, Place | Wait) and decision.template == name]
-        placed = [isinstance(decision, Place) for decision in mine]
+    lanes: dict[object, list[bool]] = {}
+    for decision in decisions:
+        if isinstance(decision, Place | Wait):
+            labels = tuple(la for la in items[decision.key.queue_id].labels if la in one_plant.limits.labels)
+            lane = lanes.setdefault((decision.template, decision.key.controller, labels), [])
+            lane.append(isinstance(decision, Place))
+    for placed in lanes.values():
         assert placed == sorted(placed, reverse=True)
 
 
 @given(_worlds)
 def test_a_template_with_more_agents_gets_a_slot_only_if_one_with_fewer_cannot_use_it(world: World) -> None:
-    one_plant, _, agents, _ = world
+    one_plant, items, agents, _ = world
     decisions, _ = run(world)
     before = Tally.of(agents)
-    waits = {decision.template for decision in decisions if isinstance(decision, Wait)}
-    placed = Counter(decision.template for decision in decisions if isinstance(decision, Place))
+    waits = {decision.wanted for decision in decisions if isinstance(decision, Wait)}
+    placed = [decision for decision in decisions if isinstance(decision, Place)]
+    counts = Counter(decision.template for decision in placed)
     for poor in waits:
-        for rich in placed:
-            if before.by_template[rich] + placed[rich] > before.by_template[poor] + placed[poor] + 1:
+        for rich in counts:
+            poors = before.by_template[poor.template] + counts[poor.template]
+            if before.by_template[rich] + counts[rich] > poors + 1:
                 # undo the rich one's last placement: the poor one still could not go there
-                last = [d for d in decisions if isinstance(d, Place) and d.template == rich][-1]
-                tally = Tally.of(agents)
-                others = [d for d in decisions if isinstance(d, Place) and d is not last]
-                for other in others:
-                    tally.add(other.template, other.provider, launching=True)
-                assert room_for(poor, one_plant, tally).provider is None
+                last = [d for d in placed if d.template == rich][-1]
+                left = [made(d, items) for d in placed if d is not last]
+                assert room_for(poor, one_plant, Tally.of([*agents, *left])).provider is None
 
 
 @given(_worlds)
 def test_the_explanation_of_a_waiting_request_gives_the_reasons_of_its_wait(world: World) -> None:
-    one_plant, winners, _, _ = world
+    one_plant, items, _, _ = world
     decisions, after = run(world)
-    asked = {entry.key: entry.routing for entry in queue(*winners)}
+    asked = {entry.key: entry.routing for entry in queue(*items)}
     for decision in decisions:
-        told = explain("it", asked[decision.key], plant=one_plant, tally=Tally.of(after))
+        told = explain(
+            "it",
+            asked[decision.key],
+            plant=one_plant,
+            tally=Tally.of(after),
+            controller=decision.key.controller,
+        )
+        assert {one.provider for one in told.providers} == set(BOXES), "every provider answers"
         match decision:
             case Wait(reasons=reasons):
                 assert (told.verdict, told.reasons) == (Verdict.WAIT, reasons)
+                assert told.next_step.startswith("an agent is started as soon as ")
             case Declined():
                 assert told.verdict is Verdict.NO
+                assert {one.verdict for one in told.providers} == {Verdict.NO}
 
 
 @given(_worlds)
 def test_the_explanation_of_the_only_request_names_the_provider_that_takes_it(world: World) -> None:
-    one_plant, winners, agents, _ = world
-    for entry in queue(*winners):
+    one_plant, items, agents, _ = world
+    for entry in queue(*items):
         (decision,) = place([entry], plant=one_plant, agents=agents)
-        told = explain("it", entry.routing, plant=one_plant, tally=Tally.of(agents))
+        told = explain("it", entry.routing, plant=one_plant, tally=Tally.of(agents), controller=entry.key.controller)
+        yes = [one.provider for one in told.providers if one.verdict is Verdict.YES]
         if isinstance(decision, Place):
             assert (told.verdict, told.template, told.provider) == (
                 Verdict.YES,
                 decision.template,
                 decision.provider,
             )
+            assert yes[0] == decision.provider
+            assert told.next_step == f"an agent is started at {decision.provider}"
         else:
             assert told.provider is None
+            assert not yes

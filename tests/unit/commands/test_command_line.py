@@ -38,7 +38,7 @@ def test_check_of_a_bad_file_prints_every_mistake_to_stderr(broken: Path, capsys
 
 def test_check_as_json(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", "-c", str(SAMPLE)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"file": str(SAMPLE), "ok": True, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {"file": str(SAMPLE), "ok": True, "problems": [], "cautions": []}
     assert main(["check", "--json", "-c", str(broken)]) == 2
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False

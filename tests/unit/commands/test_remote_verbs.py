@@ -82,7 +82,9 @@ async def test_explain_an_item_or_an_expression(verbs: Verbs) -> None:
     await verbs.house.until(lambda: verbs.house.desk.book.unserved)
     assert (await verbs("explain", "1")).splitlines() == [
         "queue item 1 of w at main, label windows: no template serves it: it does not have the label windows",
-        "  maven: no: it does not have the label windows",
+        "  next: nothing from here: it is left to other nodes and clouds",
+        "  template maven: no: it does not have the label windows",
+        "  provider box: no: no template serves it",
     ]
     out = await verbs("explain", "maven && !x")
     assert out.splitlines()[0] == "label maven && !x: template maven serves it, provider box would take it now"

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from config_samples import REMOVED, examined, told, told_of
 
+from provisioner.config import cautions
+
 T = "templates.0"
 P = "providers.0"
 C = "controllers.0"
@@ -114,6 +116,9 @@ CASES: list[tuple[str, list[tuple[str, Any]], str, str]] = [
     ("an endpoint that is none", [(f"{P}.endpoint", "tcp://[x")], "providers[0].endpoint", "is not an address; write"),
     ("an open endpoint", [(f"{P}.endpoint", "tcp://box:2375")], "providers[0].tls", "is open to everyone on the way, add {ca, cert, key}"),
     ("tls without tcp", [(f"{P}.tls", {"ca": "a", "cert": "b", "key": "c"})], "providers[0].tls", "is for a tcp:// endpoint only"),
+    ("ssh files without ssh", [(f"{P}.ssh", {"key": "k"})], "providers[0].ssh", "is for an ssh:// endpoint only"),
+    ("a path behind ssh", [(f"{P}.endpoint", "ssh://a@b/run/docker.sock")], "providers[0].endpoint", "write ssh://USER@HOST"),
+    ("one agent_url for two", [("controllers.1", {"name": "b", "url": "http://b/", "user": "u", "token": {"env": "T"}}), (f"{P}.agent_url", "http://c/")], "providers[0].agent_url", "is one URL and agents of b, main start here"),
     ("a network of a process", [("providers.1.network", "host")], "providers[1].network", "is not for backend process"),
     ("a java of an engine", [(f"{P}.java", "/usr/bin/java")], "providers[0].java", "is for backend process only, not for docker"),
     ("a cleanup of no controller", [("cleanup", {"controller": "x", "job": "j"})], "cleanup.controller", '"x" is none of the controllers'),
@@ -213,3 +218,22 @@ def test_a_process_provider_needs_no_image() -> None:
 
 def test_an_engine_on_loopback_may_do_without_tls() -> None:
     assert told(("providers.0.endpoint", "tcp://127.0.0.1:2375")) == []
+    settings = examined(("providers.0.endpoint", "tcp://127.0.0.1:2375")).settings
+    assert settings is not None
+    (caution,) = cautions(settings)
+    assert caution.startswith("providers[0].endpoint: tcp://127.0.0.1:2375 has no TLS")
+
+
+def test_an_engine_over_ssh_or_with_tls_is_accepted_as_it_is() -> None:
+    files = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+    for change in (
+        [
+            ("providers.0.endpoint", "ssh://ci@big.example.org:2222"),
+            ("providers.0.ssh", {"key": "id", "known_hosts": "k"}),
+        ],
+        [("providers.0.endpoint", "ssh://ci@big.example.org")],
+        [("providers.0.endpoint", "tcp://big.example.org:2376"), ("providers.0.tls", files)],
+    ):
+        settings = examined(*change, ("providers.0.agent_url", "http://jenkins:8080/")).settings
+        assert settings is not None
+        assert list(cautions(settings)) == []

@@ -13,17 +13,6 @@ T = "templates.0"
 
 USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("providers[].backend", [("providers.1.backend", "kubernetes")], 'providers[1].backend: "kubernetes" is not yet'),
-    ("providers[].endpoint", [("providers.0.endpoint", "ssh://a@b")], 'providers[0].endpoint: "ssh://a@b" is not yet'),
-    (
-        "providers[].tls",
-        [("providers.0.endpoint", "tcp://b:2376"), ("providers.0.tls", {"ca": "a", "cert": "b", "key": "c"})],
-        "providers[0].tls: is not yet",
-    ),
-    (
-        "providers[].agent_url",
-        [("providers.0.agent_url", "http://x/")],
-        'providers[0].agent_url: "http://x/" is not yet',
-    ),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
     ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
     ("templates[].secrets", [(f"{T}.secrets", [{"file": "/a", "at": "/b"}])], "templates[0].secrets: is not yet"),

@@ -82,7 +82,13 @@ class House:
                 )
                 for p in self.settings.providers
             },
-            book=RequestBook(self.store, clock, Router(templates), {t.name: t.retries for t in templates}),
+            book=RequestBook(
+                self.store,
+                clock,
+                Router(templates),
+                {t.name: t.retries for t in templates},
+                self.settings.limits.labels,
+            ),
         )
         self.engine = Engine(self.desk)
         self.engine.take_over()

@@ -47,13 +47,19 @@ async def test_a_long_wait_is_told_once_with_what_explain_says_and_again_when_th
         house.engine.patience.look()
     await house.until(lambda: told(house))
     (waiting,) = [w for w in Outlook(house.engine).waiting() if w.reasons]
-    assert told(house) == [f"It has waited for 16 s: {waiting.reasons[0]}"]
+    explained = Outlook(house.engine).explain_item(waiting.request.item.key.queue_id)
+    assert (explained.reasons, explained.next_step) == (waiting.reasons, waiting.next_step)
+    assert told(house) == [f"It has waited for 16 s: {'; '.join(explained.reasons)}. Next: {explained.next_step}"]
     assert waiting.reasons == ("provider box is full (1 of 1 agents)",)
+    assert waiting.next_step == "an agent is started as soon as one of the 1 agents at box is gone"
     house.desk.providers["box"].drained = True
     for _ in range(3):
         house.engine.patience.look()
     await house.until(lambda: len(told(house)) == 2)
-    assert told(house)[1] == "It still waits: provider box is draining: `provisioner drain`"
+    assert told(house)[1] == (
+        "It still waits: provider box is draining: `provisioner drain`. Next: an agent is started as soon as somebody "
+        "says `provisioner resume box`"
+    )
 
 
 async def test_what_could_not_be_told_is_told_later(make_house: Callable[..., House]) -> None:

@@ -1,0 +1,169 @@
+"""A Docker engine of a test's own, beside the machine's: other socket, other data, stopped by its process id.
+
+It has no bridge and changes no firewall rule: its containers use the host's network or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+
+
+class SecondEngine:
+    """One dockerd with a containerd of its own. Needs root.
+
+    Args:
+        hosts: where it listens besides its Unix socket, each an argument of `--host`.
+        options: further arguments.
+    """
+
+    def __init__(self, *, hosts: tuple[str, ...] = (), options: tuple[str, ...] = ()) -> None:
+        # not below pytest's own folders: the path of a socket may have 107 characters
+        self.folder = Path(tempfile.mkdtemp(prefix="engine-"))
+        self.socket = self.folder / "d.sock"
+        self._arguments = [
+            "dockerd",
+            *("--data-root", str(self.folder / "data")),
+            *("--exec-root", str(self.folder / "exec")),
+            *("--pidfile", str(self.folder / "pid")),
+            *("--host", f"unix://{self.socket}"),
+            *(word for host in hosts for word in ("--host", host)),
+            *("--containerd", str(self.folder / "c.sock")),
+            "--bridge=none",
+            "--iptables=false",
+            "--ip-forward=false",
+            *options,
+        ]
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start it, or start it again with the same data."""
+        config = self.folder / "containerd.toml"
+        config.write_text(
+            f'version = 2\nroot = "{self.folder}/c-root"\nstate = "{self.folder}/c-state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{self.folder}/c.sock"\n'
+        )
+        self._run(["containerd", "--config", str(config)])
+        self._until((self.folder / "c.sock").exists)
+        self._run(self._arguments)
+        self._until(self._answers)
+
+    def _run(self, arguments: list[str]) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
+
+    def _answers(self) -> bool:
+        if not self.socket.exists():
+            return False
+        try:
+            client = docker.APIClient(base_url=self.endpoint, version="auto", timeout=5)
+        except docker.errors.DockerException:
+            return False
+        client.close()
+        return True
+
+    def _until(self, true: Callable[[], bool], within_s: float = 60.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not true():
+            ended = [run for run in self._processes if run.poll() is not None]
+            assert not ended, f"the second engine ended:\n{self.log()}"
+            assert time.monotonic() < deadline, f"the second engine does not answer:\n{self.log()}"
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+    def client(self) -> docker.APIClient:
+        return docker.APIClient(base_url=self.endpoint, version="auto", timeout=60)
+
+    def load(self, image: str) -> None:
+        """Bring an image over from the machine's own engine, unless it is there."""
+        client = self.client()
+        try:
+            if client.images(image):
+                return
+        finally:
+            client.close()
+        save = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE)
+        try:
+            subprocess.run(
+                ["docker", "--host", self.endpoint, "load", "--quiet"],
+                stdin=save.stdout,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=300,
+            )
+        finally:
+            if save.stdout:
+                save.stdout.close()
+            assert save.wait(timeout=60) == 0
+
+    def freeze(self) -> None:
+        """It does not answer any more; its containers run on."""
+        self._processes[-1].send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._processes[-1].send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it; what it holds stays on disk."""
+        for run in reversed(self._processes):
+            with contextlib.suppress(ProcessLookupError):
+                run.send_signal(signal.SIGCONT)
+                run.terminate()
+            try:
+                run.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                run.kill()
+                run.wait(timeout=10)
+        self._processes.clear()
+
+    def remove(self) -> None:
+        """End it with everything that it holds."""
+        if self._processes:
+            client = self.client()
+            try:
+                for container in client.containers(all=True, quiet=True):
+                    client.remove_container(container["Id"], force=True, v=True)
+            finally:
+                client.close()
+        self.stop()
+        _unmount_below(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not self.folder.exists(), f"left: {self.folder}"
+
+
+def _unmount_below(folder: Path) -> None:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((m for m in mounts if m.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False)
+
+
+def why_not() -> str:
+    """Why there can be no second engine here; empty if there can."""
+    if os.geteuid() != 0:
+        return "a second Docker engine needs root"
+    missing = [program for program in ("dockerd", "containerd", "docker") if shutil.which(program) is None]
+    return f"no {', '.join(missing)} here" if missing else ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
