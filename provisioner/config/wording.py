@@ -52,10 +52,11 @@ def key_path(loc: Iterable[str | int]) -> KeyPath:
 
 def problem_of(details: ErrorDetails, base: KeyPath = ()) -> Problem:
     """One of pydantic's problems in words. The refused value is shown only where it is one of a closed set."""
-    path = base + key_path(details["loc"])
-    kind = details["type"]
+    loc, kind = details["loc"], details["type"]
     if kind == "extra_forbidden":
+        path = (*base, *key_path(loc[:-1]), loc[-1])  # the key itself may look like what pydantic puts between
         return Problem(path=path, text=_unknown(path))
+    path = base + key_path(loc)
     if details["input"] is None and kind not in {"missing", "value_error"}:
         return Problem(path=path, text=f"has no value; {_right(path, 'write one or leave the key out')}")
     if kind == "value_error":

@@ -237,3 +237,7 @@ def test_an_engine_over_ssh_or_with_tls_is_accepted_as_it_is() -> None:
         settings = examined(*change, ("providers.0.agent_url", "http://jenkins:8080/")).settings
         assert settings is not None
         assert list(cautions(settings)) == []
+
+
+def test_an_unknown_key_may_look_like_a_mark_of_the_library() -> None:
+    assert any(line.startswith("p.yaml:1: [key]: is not a key here") for line in told_of('"[key]":\n'))
