@@ -121,8 +121,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(trylast=True)  # after the hooks that mark what lies in a folder
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # asked for by the variable, by their mark or by their names
+    named = "slow" in config.option.markexpr or any("::" in argument for argument in config.args)
+    slow = bool(os.environ.get("SLOW")) or named
     for item in items:
+        if not slow and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; SLOW=1 runs it"))
         tiers = [tier for tier in TIERS if item.get_closest_marker(tier.name)] or [TIERS[0]]
         item.user_properties.append(("tier", tiers[-1].name))
         lacking = [why for tier in tiers if (why := tier.lacks())]

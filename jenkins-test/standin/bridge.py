@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -83,6 +84,7 @@ class Bridge:
         self.names: dict[str, tuple[str, ...]] = dict(before.names) if before else {}
         self.pads: dict[tuple[int, int], Pad] = dict(before.pads) if before else {}
         self.by_request: dict[tuple[int, int], Known] = dict(before.by_request) if before else {}
+        self.holders: dict[str, tuple[str, float]] = {}  # by owner: who works under it, and when it was last heard of
         self.readers = 0
         self.events_lost = 0
         self.stopped = False
@@ -94,6 +96,18 @@ class Bridge:
         """Out of the controller: readers are told to begin again."""
         self.stopped = True
         self._wake()
+
+    def hold(self, owner: str, holder: str) -> str | None:
+        """One provisioner at a time for each owner id; why this one must wait, if it must."""
+        now = time.monotonic()
+        other, heard_s = self.holders.get(owner, (holder, now))
+        if other != holder and now - heard_s < self.world.knobs.holder_gone_s:
+            return (
+                f"another provisioner with the id {owner} is at work here; "
+                "stop one of the two, or give each an id of its own"
+            )
+        self.holders[owner] = (holder, now)
+        return None
 
     # --- events ---
 
@@ -176,6 +190,7 @@ class Bridge:
             "online": node.online,
             "busy": work is not None,
             "accepting": node.accepting,
+            "connected": node.link is not None,
             "started": known is not None and known.started,
             "finished": known is not None and known.finished,
             "queue_id": work.item.id if work else None,

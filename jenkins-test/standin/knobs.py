@@ -27,6 +27,7 @@ class Knobs:
     hang_agents: bool = False  # connected, never online
     agent_online_delay_s: float = 0.0
     pipeline_removed_s: float = 300.0
+    holder_gone_s: float = 45.0  # after that the bridge lets another provisioner have an owner id
     seed: int = 1
     hits: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(1))

@@ -45,6 +45,13 @@ async def _body(request: web.Request, bridge: Bridge) -> tuple[dict[str, Any], s
     return body, _admit(request, bridge, owner)
 
 
+def _hold(bridge: Bridge, owner: str, holder: object) -> None:
+    if holder is not None and not (isinstance(holder, str) and re.fullmatch(r"[A-Za-z0-9-]{0,64}", holder)):
+        raise Refusal(400, "holder must be a plain id")
+    if owner and holder and (held := bridge.hold(owner, holder)):
+        raise Refusal(423, held)
+
+
 async def _status(request: web.Request, bridge: Bridge) -> dict[str, Any]:
     _admit(request, bridge, None)
     return {
@@ -65,6 +72,7 @@ async def _hello(request: web.Request, bridge: Bridge) -> dict[str, Any]:
     names = body.get("parameters") or []
     if not isinstance(names, list):
         raise Refusal(400, "parameters must be a list of names")
+    _hold(bridge, owner, body.get("holder"))
     bridge.names[owner] = tuple(map(str, names))
     return bridge.snapshot(owner)
 
@@ -80,6 +88,7 @@ async def _events(request: web.Request, bridge: Bridge) -> dict[str, Any]:
     owner = _admit(request, bridge, request.query.get("owner"))
     since = _number(request, "since")
     wait_s = min(55, _number(request, "wait"))
+    _hold(bridge, owner, request.query.get("holder"))
     if bridge.readers >= MOST_READERS:
         raise Refusal(503, f"more than {MOST_READERS} readers")
     bridge.readers += 1
@@ -96,6 +105,7 @@ async def _apply(request: web.Request, bridge: Bridge) -> dict[str, Any]:
         raise Refusal(400, "ops must be a list")
     if not all(isinstance(op, dict) for op in ops):
         raise Refusal(400, "an op must be an object")
+    _hold(bridge, owner, body.get("holder"))
     return {"results": [bridge_ops.apply(bridge, owner, op) for op in ops]}
 
 

@@ -233,6 +233,7 @@ def _read_node(data: Mapping[str, Any]) -> NodeView:
         build_url=maybe_text(data, "build_url"),
         offline_cause=maybe_text(data, "offline_cause"),
         accepting=flag(data, "accepting"),
+        connected=flag(data, "connected") if "connected" in data else True,
         started_once=flag(data, "started"),
         finished=flag(data, "finished"),
         known=flag(data, "known"),

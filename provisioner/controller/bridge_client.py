@@ -61,6 +61,7 @@ class BridgeClient:
         owner: our owner id.
         parameters: names of the build parameters that templates' `overrides` look at.
         timeout_s: for every call but the long poll.
+        holder: which provisioner this is; a second one under the same owner id is refused (code 423).
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class BridgeClient:
         owner: str,
         parameters: Sequence[str] = (),
         timeout_s: float = 30.0,
+        holder: str = "",
     ) -> None:
         self._http = http
         self._controller = controller
         self._user = user
         self._owner = owner
+        self._holder = holder
         self._parameters = tuple(parameters)
         self._timeout_s = timeout_s
         self._poll_pool = DaemonPool(1, f"bridge-poll-{controller}")
@@ -135,11 +138,15 @@ class BridgeClient:
         self._refuse(self._pending, ControllerError("the bridge's client was closed", retryable=True))
         self._pending = []
 
+    def _who(self) -> dict[str, object]:
+        who: dict[str, object] = {"protocol": PROTOCOL, "owner": self._owner}
+        return {**who, "holder": self._holder} if self._holder else who
+
     # -- what happens
 
     async def hello(self) -> Hello:
         """The whole truth now, and where the events go on."""
-        body = {"protocol": PROTOCOL, "owner": self._owner, "parameters": list(self._parameters)}
+        body = {**self._who(), "parameters": list(self._parameters)}
         answer = await self._call_pool.run(
             partial(self._http.post, _ROOT + "hello", body, timeout_s=self._timeout_s, op="bridge_hello")
         )
@@ -153,7 +160,8 @@ class BridgeClient:
             since: `seq` of the last answer.
             wait_s: at most 55; below the idle time-outs of the usual proxies.
         """
-        query = urlencode({"owner": self._owner, "epoch": epoch, "since": since, "wait": wait_s})
+        asked = {"owner": self._owner, "epoch": epoch, "since": since, "wait": wait_s}
+        query = urlencode({**asked, "holder": self._holder} if self._holder else asked)
         answer = await self._poll_pool.run(
             lambda: self._http.get(f"{_ROOT}events?{query}", timeout_s=wait_s + self._timeout_s, op="bridge_events")
         )
@@ -236,7 +244,7 @@ class BridgeClient:
     async def _send_all(self) -> None:
         while self._pending:
             batch, self._pending = self._pending[:_MOST_OPS], self._pending[_MOST_OPS:]
-            body = {"protocol": PROTOCOL, "owner": self._owner, "ops": [op for op, _ in batch]}
+            body = {**self._who(), "ops": [op for op, _ in batch]}
             try:
                 answer = await self._op_pool.run(
                     partial(self._http.post, _ROOT + "apply", body, timeout_s=self._timeout_s, op="bridge_apply")

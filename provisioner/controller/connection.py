@@ -52,6 +52,7 @@ class Connection:
         bridge: `auto`, `init`, `script` or `off`, as configured.
         poll_interval_s: the pace without the bridge.
         parameters: names of the build parameters that templates look at.
+        holder: which provisioner this is; of two with one owner id the second is refused.
         monotonic: a clock.
         sleep: waits.
     """
@@ -64,6 +65,7 @@ class Connection:
         bridge: str,
         poll_interval_s: float,
         parameters: Sequence[str] = (),
+        holder: str = "",
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -73,7 +75,7 @@ class Connection:
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = DaemonPool(_THREADS, f"rest-{http.name}")
-        self._rest = RestMode(http, self._pool, owner=owner, parameters=parameters, monotonic=monotonic)
+        self._rest = RestMode(http, self._pool, owner=owner, parameters=parameters, holder=holder, monotonic=monotonic)
         self._bridge = BridgeClient(
             http,
             controller=http.name,
@@ -81,6 +83,7 @@ class Connection:
             owner=owner,
             parameters=parameters,
             timeout_s=max(_BRIDGE_S, http.timeout_s),
+            holder=holder,
         )
         self._info: ControllerInfo | None = None
         self._choosing = asyncio.Lock()
@@ -330,6 +333,7 @@ def open_controller(
     poll_interval_s: float,
     parameters: Sequence[str] = (),
     timeout_s: float = 10.0,
+    holder: str = "",
 ) -> Controller:
     """A controller, not yet spoken to; `open` does that.
 
@@ -343,6 +347,9 @@ def open_controller(
         poll_interval_s: the pace without the bridge.
         parameters: names of the build parameters that templates' `overrides` look at.
         timeout_s: for every call but the long poll and the download of agent.jar.
+        holder: which provisioner this is, the same at each of its starts.
     """
     http = Rest(name=name, url=url, user=user, token=token, timeout_s=timeout_s)
-    return Connection(http, owner=owner, bridge=bridge, poll_interval_s=poll_interval_s, parameters=parameters)
+    return Connection(
+        http, owner=owner, bridge=bridge, poll_interval_s=poll_interval_s, parameters=parameters, holder=holder
+    )

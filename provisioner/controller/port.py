@@ -41,6 +41,7 @@ class Snapshot:
     items: tuple[QueueItem, ...]
     nodes: tuple[NodeView, ...]
     complete: bool = True
+    rival: str = ""  # another provisioner of our owner id is at work here: nothing may be started or swept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

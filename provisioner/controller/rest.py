@@ -257,6 +257,8 @@ class Rest:
             what = f"there is no {place}, or the user {self.user} may not see it"
         elif status in (301, 302, 303, 307, 308):
             what = f"{place} leads to {response.headers.get('Location', 'nowhere')} instead of answering; check the URL"
+        elif status == 423:
+            what, retryable = _own_words(response), True
         elif status == 503 and "X-Jenkins" not in response.headers:
             what, retryable = "it is starting, or a proxy in front of it has nothing to pass the call to", True
         elif status >= 500:

@@ -35,6 +35,7 @@ from provisioner.controller.rest_views import (
     read_parameters,
     relative,
 )
+from provisioner.controller.rivals import Rivals
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import NodeView, QueueItem, RequestKey
@@ -58,6 +59,7 @@ class RestMode:
         *,
         owner: str,
         parameters: Sequence[str] = (),
+        holder: str = "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = http
@@ -65,7 +67,8 @@ class RestMode:
         self._owner = owner
         self._parameters = frozenset(parameters)
         self._monotonic = monotonic
-        self._nodes = RestNodes(http, pool, owner)
+        self._nodes = RestNodes(http, pool, owner, holder)
+        self._rivals = Rivals(holder, monotonic)
         self._labels = Labels()
         self._polling = asyncio.Lock()
         self._quieting_down = False
@@ -144,7 +147,7 @@ class RestMode:
                 replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
                 for v in views
             )
-            return Snapshot(info=self.info(), items=tuple(items), nodes=nodes)
+            return Snapshot(info=self.info(), items=tuple(items), nodes=nodes, rival=self._rival())
 
     async def _poll(self) -> tuple[list[RawNode], list[RawItem]]:
         try:
@@ -165,7 +168,17 @@ class RestMode:
 
     async def _read_nodes(self) -> list[RawNode]:
         answer = await self._pool.run(self._http.get, f"computer/api/json?tree={NODES_TREE}", op="nodes")
-        return read_nodes(answer, self._owner)
+        nodes = read_nodes(answer, self._owner)
+        self._rivals.look({n.name: n.holder or "" for n in nodes if n.view is not None})
+        return nodes
+
+    def _rival(self) -> str:
+        if not self._rivals.alive:
+            return ""
+        return (
+            f"controller {self._http.name}: another provisioner with the id {self._owner} is at work here; "
+            "stop one of the two, or give each an id of its own"
+        )
 
     async def _place(self, kinds: set[str]) -> bool:
         """Make helper nodes; whether there are new ones."""

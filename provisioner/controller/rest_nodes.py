@@ -23,10 +23,11 @@ _PLAIN_LABEL = re.compile(r"[^\s\"'\\]+")
 class RestNodes:
     """The nodes of one owner on one controller."""
 
-    def __init__(self, http: Rest, pool: DaemonPool, owner: str) -> None:
+    def __init__(self, http: Rest, pool: DaemonPool, owner: str, holder: str = "") -> None:
         self._http = http
         self._pool = pool
         self._owner = owner
+        self._holder = holder
         self._ours: set[str] = set()  # names seen or made with our mark
         self._accepting: dict[str, bool] = {}  # by the newest listing, used up by the first bar
         self._turn: dict[str, asyncio.Lock] = {}
@@ -48,7 +49,7 @@ class RestNodes:
                 f"node {order.name}: the transport ssh needs the bridge; set `bridge: auto` or another transport",
                 code=400,
             )
-        text = mark(self._owner, order.name, order.request.label if order.request else None)
+        text = mark(self._owner, order.name, order.request.label if order.request else None, self._holder)
         description = "\n".join([text, *(f"[provisioner] {line}" for line in order.lines)])
         created = await self._create(
             order.name, description, order.labels, order.remote_fs, web_socket=order.launcher is Launcher.WEBSOCKET

@@ -27,6 +27,7 @@ BAR_REASON = "jenkins-provisioner: it has taken its one build"
 _OWNER = re.compile(r"(?:^|\s)jenkins-provisioner\.owner=(\S+)")
 _AGENT = re.compile(r"(?:^|\s)jenkins-provisioner\.agent=(\S+)")
 _PLACEHOLDER = re.compile(r"(?:^|\s)jenkins-provisioner\.placeholder=(\S+)")
+_HOLDER = re.compile(r"(?:^|\s)jenkins-provisioner\.holder=(\S+)")
 _LABEL = re.compile(r"(?:^|\s)jenkins-provisioner\.label=(\S+)")
 
 _QUOTED = "[\N{LEFT SINGLE QUOTATION MARK}'](.+)[\N{RIGHT SINGLE QUOTATION MARK}']"
@@ -86,13 +87,16 @@ class RawNode:
     owner: str | None  # of the mark
     placeholder: str | None  # which of our helper nodes it is
     label: str | None  # the label expression that it was made for
+    holder: str | None  # which provisioner of that owner id made it
     build_description: str | None  # of the build it runs; None where that is not told (Pipelines)
     view: NodeView | None  # for an agent of the asked owner
 
 
-def mark(owner: str, name: str, label: str | None = None) -> str:
+def mark(owner: str, name: str, label: str | None = None, holder: str = "") -> str:
     """The description of one of our nodes."""
     words = f"jenkins-provisioner.owner={owner} jenkins-provisioner.agent={name}"
+    if holder:
+        words += f" jenkins-provisioner.holder={holder}"
     # `why` names this node in place of the label while no other node has it, also to the next sidecar
     return words if label is None else f"{words} jenkins-provisioner.label={quote(label, safe='')}"
 
@@ -205,6 +209,7 @@ def _node(raw: Mapping[str, Any], owner: str) -> RawNode:
     name, text = raw["displayName"], raw.get("description") or ""
     found_owner, found_label, found_place = _OWNER.search(text), _LABEL.search(text), _PLACEHOLDER.search(text)
     running = next((e["currentExecutable"] for e in raw.get("executors") or () if e.get("currentExecutable")), None)
+    found_holder = _HOLDER.search(text)
     barred, cause = bool(raw.get("temporarilyOffline")), raw.get("offlineCauseReason") or None
     view = None
     if marked_for(text, owner, name):
@@ -217,12 +222,15 @@ def _node(raw: Mapping[str, Any], owner: str) -> RawNode:
             build_url=relative(running["url"]) if running and running.get("url") else None,
             offline_cause=cause,
             accepting=not barred,
+            # of a node that somebody took offline nobody tells whether its agent is connected
+            connected=barred or not raw["offline"],
         )
     return RawNode(
         name=name,
         owner=found_owner[1] if found_owner else None,
         placeholder=found_place[1] if found_place else None,
         label=unquote(found_label[1]) if found_label else None,
+        holder=found_holder[1] if found_holder else None,
         build_description=(running["description"] or "") if running and "description" in running else None,
         view=view,
     )

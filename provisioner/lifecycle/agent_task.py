@@ -63,6 +63,8 @@ class AgentTask:
         self.taken_over = taken_over
         self._began = clock.monotonic()
         self._lived_before_s = (clock.now() - agent.created_at).total_seconds() if taken_over else 0.0
+        #: when each mark was set, by the clock that does not jump; of an earlier process's as far as can be told
+        self._marked = {m: self._began - max(0.0, (clock.now() - at).total_seconds()) for m, at in agent.marks.items()}
         self._store = store
         self._steps = steps
         self._on_failed = on_failed
@@ -79,9 +81,15 @@ class AgentTask:
         """Seconds since it was planned; a jump of the wall clock counts at a restart only."""
         return max(0.0, self._lived_before_s) + self.clock.monotonic() - self._began
 
+    def passed_s(self, mark: str) -> float | None:
+        """Seconds since a mark was set; None if it was not."""
+        return None if mark not in self._marked else self.clock.monotonic() - self._marked[mark]
+
     def save(self, agent: Agent) -> None:
         """Put the record on disk and in force."""
         self._store.save_agent(agent, self.clock.now())
+        for mark in agent.marks.keys() - self.agent.marks.keys():
+            self._marked[mark] = self.clock.monotonic()
         self.agent = agent
 
     def move(self, state: AgentState) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.config import Timeouts
 from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.model.agent import AgentState
+from provisioner.model.errors import Reason
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
 
 #: At least this long an agent gets to connect after a restart of the sidecar.
 _CONNECT_GRACE_S = 20.0
+#: So long a Pipeline may wait for its agent to come back, while the controller is there and the instance runs.
+CUT_OFF_S = 1800.0
+
+
+class Limit(NamedTuple):
+    """What ends a build, and in how many seconds."""
+
+    left_s: float
+    reason: Reason
+    told: str
 
 
 def connect_left_s(task: AgentTask, connect_s: float) -> float:
@@ -25,15 +36,22 @@ def connect_left_s(task: AgentTask, connect_s: float) -> float:
     return max(_CONNECT_GRACE_S, connect_s - max(0.0, (task.clock.now() - since).total_seconds()))
 
 
-def time_left(task: AgentTask, limits: Timeouts) -> tuple[float, str]:
-    """Seconds until the first of the limits ends the build, and what to say then."""
+def time_left(task: AgentTask, limits: Timeouts) -> Limit:
+    """The first of the limits that ends the build."""
     lifetime_s, build_s = limits.lifetime_s or float("inf"), limits.build_s or float("inf")
-    began = task.agent.marks.get(AgentState.RUNNING, task.agent.created_at)
-    ran_s = max(0.0, (task.clock.now() - began).total_seconds())
-    given = task.agent.marks.get(GIVEN_MARK)  # what it waited for a build does not count
-    given_s = float("inf") if given is None else max(0.0, (task.clock.now() - given).total_seconds())
-    lived_s = min(task.lived_s, given_s)
+    ran_s = task.passed_s(AgentState.RUNNING) or 0.0
+    given_s = task.passed_s(GIVEN_MARK)  # what it waited for a build does not count
+    lived_s = task.lived_s if given_s is None else min(task.lived_s, given_s)
+    cut_off_at = task.facts.cut_off_at
+    cut_off_s = 0.0 if cut_off_at is None else task.clock.monotonic() - cut_off_at
+    over = Reason.LIFETIME_EXCEEDED
     return min(
-        (lifetime_s - lived_s, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
-        (build_s - ran_s, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
+        Limit(lifetime_s - lived_s, over, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
+        Limit(build_s - ran_s, over, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
+        Limit(
+            CUT_OFF_S - cut_off_s,
+            Reason.AGENT_LOST,
+            f"the agent lost its connection and did not come back within {CUT_OFF_S / 60:.0f} minutes "
+            f"({task.facts.offline_cause or 'no cause'})",
+        ),
     )

@@ -23,6 +23,7 @@ class Facts:
     build_url: str | None = None
     missing_passes: int = 0  # complete snapshots in a row without the node
     resume_until: float | None = None  # monotonic; till then its Pipeline may come back after a controller restart
+    cut_off_at: float | None = None  # monotonic; since when its agent was seen without a connection, each time anew
     idle_passes: int = 0  # snapshots in a row with the node online and not busy although its item left
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -60,6 +60,9 @@ class Observer:
 
     def apply(self, seen: Observation) -> None:
         """Take one observation in; never waits."""
+        if isinstance(seen, Snapshot) and seen.rival:
+            self._refused(seen)
+            return
         if not isinstance(seen, Unreachable):
             self._reached()
         match seen:
@@ -96,6 +99,16 @@ class Observer:
         if self._me.up or self._me.problem != message:
             log.warning("controller.unreachable", controller=self._me.name, problem=message)
         self._me.up, self._me.problem = False, message
+        for task in self._desk.agents_of(self._me.name):
+            task.facts.cut_off_at = None  # nobody can come back now
+
+    def _refused(self, seen: Snapshot) -> None:
+        """Another provisioner of our id was here first: whatever we began is ended, and nothing is begun."""
+        self._unreachable(seen.rival)
+        self._nodes(seen)
+        for task in self._desk.agents_of(self._me.name):
+            if not _begun(task):
+                task.want_gone(None, seen.rival)
 
     def _snapshot(self, seen: Snapshot) -> None:
         if self._me.session != seen.info.session:
@@ -143,7 +156,7 @@ class Observer:
     def _restarted(self) -> None:
         """Freestyle builds died with the controller; Pipelines will come back for their agents."""
         for task in self._desk.agents_of(self._me.name):
-            task.facts.online = False
+            task.facts.online, task.facts.cut_off_at = False, None
             task.facts.resume_until = self._desk.clock.monotonic() + RESUME_GRACE_S
 
     def _nodes(self, seen: Snapshot) -> None:
@@ -170,6 +183,10 @@ class Observer:
         if not view.known and task.agent.state is not AgentState.REMOVING:
             self._desk.errand(self._adopt(task), name=f"adopt {view.name}")
         facts.online = view.online
+        if view.connected:
+            facts.cut_off_at = None
+        elif facts.cut_off_at is None:
+            facts.cut_off_at = self._desk.clock.monotonic()
         facts.offline_cause = view.offline_cause or ""
         if view.busy or view.started_once:
             self._started(view.name, view.queue_id, view.build_url)

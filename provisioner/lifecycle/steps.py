@@ -258,10 +258,10 @@ class AgentSteps:
             # Only the bridge closes the node by itself; without it this is what makes it single-use.
             await self._bar(task)
         while not (facts.finished or facts.vanished or task.doomed):
-            left_s, told = time_left(task, limits)
+            left_s, reason, told = time_left(task, limits)
             if left_s <= 0:
-                task.log.say(f"{told[0].upper()}{told[1:]} ({Reason.LIFETIME_EXCEEDED.value})")
-                task.want_gone(Reason.LIFETIME_EXCEEDED, told)
+                task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})")
+                task.want_gone(reason, told)
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
             await facts.wait(lambda: facts.finished or facts.vanished or facts.ended or task.doomed, task.clock, look_s)

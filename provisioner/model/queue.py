@@ -60,4 +60,5 @@ class NodeView:
     accepting: bool = True
     started_once: bool = False  # the bridge saw it take a build
     finished: bool = False  # the bridge saw that build end
+    connected: bool = True  # its agent holds a connection, also where a person took the node offline
     known: bool = True  # False: this bridge has not been told about it yet and it must be adopted

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +26,7 @@ from provisioner.model.request import Request
 from provisioner.records.codec import dump_agent, dump_request, load_agent, load_request
 
 SCHEMA_VERSION = 1
+_HOLDER = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}")
 
 T = TypeVar("T")
 
@@ -71,10 +75,25 @@ class Store:
             os.close(self._lock)
             raise StoreError(f"the state file {path} is held by another provisioner; stop that one first") from error
         try:
+            self.holder = self._read_holder()
             self._db = self._open_or_set_aside(owner)
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _read_holder(self) -> str:
+        """Which provisioner this is, by a name made at its first start; older ones sort before younger ones.
+
+        It stands in the lock file, so that it survives a damaged or deleted state file.
+        """
+        found = os.pread(self._lock, 64, 0).decode("ascii", "replace").strip()
+        if _HOLDER.fullmatch(found):
+            return found
+        made = f"{time.time_ns() // 1_000_000:012x}-{secrets.token_hex(6)}"
+        with suppress(OSError):  # a full disk: it is another one at the next start
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{made}\n".encode(), 0)
+        return made
 
     def _open_or_set_aside(self, owner: str) -> sqlite3.Connection:
         try:

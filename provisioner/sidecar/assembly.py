@@ -26,8 +26,12 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         LaunchError: a backend is not installed.
     """
     providers = make_providers(settings)
-    controllers = make_controllers(settings)
     store = Store(Path(settings.state), settings.id)
+    try:
+        controllers = make_controllers(settings, holder=store.holder)
+    except BaseException:
+        store.close()
+        raise
     metrics = Metrics()
     metrics.expect(controllers=controllers, templates=[t.name for t in settings.templates])
     retries = {template.name: template.retries for template in settings.templates}
@@ -60,8 +64,8 @@ def make_providers(settings: Settings) -> dict[str, ProviderHandle]:
     }
 
 
-def make_controllers(settings: Settings) -> dict[str, ControllerHandle]:
-    """A handle for each controller of the settings."""
+def make_controllers(settings: Settings, *, holder: str = "") -> dict[str, ControllerHandle]:
+    """A handle for each controller of the settings; without a holder it only looks, and claims no owner id."""
     parameters = sorted({name for template in settings.templates for name in override_parameters(template)})
     return {
         controller.name: ControllerHandle(
@@ -77,6 +81,7 @@ def make_controllers(settings: Settings) -> dict[str, ControllerHandle]:
                 poll_interval_s=controller.poll_interval_s,
                 timeout_s=controller.timeout_s,
                 parameters=parameters,
+                holder=holder,
             ),
         )
         for controller in settings.controllers

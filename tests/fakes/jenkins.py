@@ -30,6 +30,7 @@ from provisioner.controller.port import (
     Snapshot,
     Unreachable,
 )
+from provisioner.lifecycle.deadlines import CUT_OFF_S
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
 from tests.fakes.clock import VirtualClock
@@ -75,6 +76,7 @@ class Node:
     finished: bool = False
     known: bool = True
     connects_at_s: float | None = None
+    cut_off_at_s: float | None = None
 
 
 class FakeJenkins:
@@ -256,7 +258,11 @@ class FakeJenkins:
                 self._tell(BuildFinished(name=name, queue_id=None, failed=True))
             return
         if node.online or name in self.never_connects:
+            node.cut_off_at_s = None
             return
+        node.cut_off_at_s = now if node.cut_off_at_s is None else node.cut_off_at_s
+        if now - node.cut_off_at_s > CUT_OFF_S - 2 * _SNAPSHOT_EVERY_S:
+            self.excuse(name)  # who does not come back for so long is given up
         if node.connects_at_s is None:
             node.connects_at_s = now + self.connect_s
         if now >= node.connects_at_s and self.down is None:
@@ -380,6 +386,7 @@ class FakeJenkins:
             queue_id=self._queue_id(work, name) if work else None,
             offline_cause=node.cause,
             accepting=node.accepting,
+            connected=node.online or self.mode is BridgeMode.OFF,
             started_once=started,
             finished=finished,
             known=node.known,

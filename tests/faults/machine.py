@@ -280,6 +280,8 @@ class LifeOfAgents(RuleBasedStateMachine):
             engine.complete, engine.fail_with, engine.pull_s = True, None, 0.0
         jenkins = estate.jenkins
         jenkins.connect_s, jenkins.mute, jenkins.quieting, jenkins.static_serves = 2.0, False, False, False
+        for node in jenkins.nodes.values():
+            node.connects_at_s = None  # also of those that were slow until now
         if jenkins.held is not None:
             jenkins.let_events_go()
         jenkins.recover()

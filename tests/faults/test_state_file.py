@@ -140,3 +140,20 @@ def test_a_transaction_that_fails_leaves_nothing_of_it(tmp_path: Path) -> None:
         assert store.meta("one") is None
         store.set_meta("three", "3")
         assert store.problem == ""
+
+
+def test_who_it_is_survives_the_loss_of_the_state_file_and_older_ones_sort_first(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    with closing(Store(file, "test")) as store:
+        first = store.holder
+    file.write_bytes(b"no database")
+    with closing(Store(file, "test")) as store:
+        assert store.set_aside is not None
+        assert store.holder == first
+    for path in tmp_path.glob("state.db*"):
+        if path.suffix != ".lock":
+            path.unlink()
+    with closing(Store(file, "test")) as store:
+        assert store.holder == first
+    with closing(Store(tmp_path / "other.db", "test")) as other:
+        assert other.holder > first

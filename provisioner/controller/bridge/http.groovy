@@ -34,6 +34,7 @@ class ProvisionerBridgeAction implements RootAction {
             def owner = admit(ownerOf(body))
             def names = body.parameters ?: []
             if (!(names instanceof List)) throw new ProvisionerBridgeRefusal(400, 'parameters must be a list of names')
+            bridge.holders.hold(owner, holderOf(body.holder))
             bridge.parameterNames.put(owner, new LinkedHashSet<String>(names.collect { String.valueOf(it) }))
             def mayRead = reader()
             asSystem { bridge.views.snapshot(owner, mayRead) }
@@ -45,6 +46,7 @@ class ProvisionerBridgeAction implements RootAction {
             def owner = admit(req.getParameter('owner'))
             long since = number(req, 'since')
             long waitS = Math.min(55L, Math.max(0L, number(req, 'wait')))
+            bridge.holders.hold(owner, holderOf(req.getParameter('holder')))
             def mayRead = reader()
             if (bridge.readers.incrementAndGet() > ProvisionerBridge.MOST_READERS) {
                 bridge.readers.decrementAndGet()
@@ -65,6 +67,7 @@ class ProvisionerBridgeAction implements RootAction {
             if (!(body.ops instanceof List)) throw new ProvisionerBridgeRefusal(400, 'ops must be a list')
             def bad = body.ops.find { !(it instanceof Map) }
             if (bad != null) throw new ProvisionerBridgeRefusal(400, 'an op must be an object')
+            bridge.holders.hold(owner, holderOf(body.holder))
             def mayRead = reader()
             asSystem { [results: body.ops.collect { bridge.verbs.apply(owner, it, mayRead) }] }
         }
@@ -90,6 +93,11 @@ class ProvisionerBridgeAction implements RootAction {
             throw new ProvisionerBridgeRefusal(400, 'owner must be a plain id')
         }
         return body.owner
+    }
+
+    private static String holderOf(holder) {
+        if (holder == null || (holder instanceof String && holder ==~ /[A-Za-z0-9-]{0,64}/)) return holder
+        throw new ProvisionerBridgeRefusal(400, 'holder must be a plain id')
     }
 
     /** Decides for the account of this request, wherever it is asked. */

@@ -51,6 +51,7 @@ class ProvisionerBridgeViews {
             bridge.emit('finished', agent.owner, [node: agent.name, queue_id: agent.queueId, failed: false] as Map<String, Object>, null)
         }
         return [name: node.getNodeName(), online: computer != null && computer.isOnline(), busy: busy,
+                connected: computer != null && computer.getChannel() != null,
                 accepting: computer != null && computer.isAcceptingTasks(), started: agent != null && agent.started,
                 finished: agent != null && agent.finished, queue_id: queueId, build_url: buildUrl,
                 offline_cause: cause == null ? null : cause.toString(), known: agent != null] as Map<String, Object>

@@ -12,6 +12,7 @@ class ProvisionerBridge {
     final ConcurrentHashMap<String, ProvisionerBridgeAgent> agents = new ConcurrentHashMap<>()
     final ConcurrentHashMap<String, ProvisionerBridgeConsole> consoles = new ConcurrentHashMap<>()
     final ConcurrentHashMap<String, Set<String>> parameterNames = new ConcurrentHashMap<>()
+    final ProvisionerBridgeHolders holders = new ProvisionerBridgeHolders()
     final AtomicInteger readers = new AtomicInteger()
     final ProvisionerBridgeEvents events = new ProvisionerBridgeEvents(epoch)
     final ProvisionerBridgeVerbs verbs = new ProvisionerBridgeVerbs(this)
