@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from bridge_rig import Agents, Rig
 
+from provisioner.controller.bridge_client import BridgeClient
 from provisioner.controller.bridge_script import read_marker, render_init, render_removal, render_script
 from provisioner.controller.port import (
     BridgeMode,
@@ -243,6 +244,32 @@ async def test_two_owners_do_not_disturb_each_other(rig: Rig, agents: Agents, je
         assert not [o for o in other.seen if not isinstance(o, ItemBuildable)]
     finally:
         await other.close()
+
+
+async def test_of_two_provisioners_of_one_owner_the_second_is_refused(rig: Rig, agents: Agents) -> None:
+    def client(holder: str) -> BridgeClient:
+        return BridgeClient(rig.http, controller="main", user="u", owner=f"{rig.owner}-held", holder=holder)
+
+    first, second = client("01-a"), client("02-b")
+    try:
+        hello = await first.hello()
+        order = replace(rig.order(None), owner=f"{rig.owner}-held")
+        secret = (await first.register(order)).secret
+        refused = (second.hello(), second.remove(order.name), second.events(epoch=hello.epoch, since=0, wait_s=0))
+        for call in refused:
+            with pytest.raises(ControllerError, match="another provisioner with the id .* is at work here") as error:
+                await call
+            assert (error.value.code, error.value.retryable) == (423, True)
+        (node,) = (await first.hello()).snapshot.nodes
+        assert (node.name, node.online, node.connected) == (order.name, False, False)
+        agents.start(order.name, secret)
+        async with asyncio.timeout(45):
+            while not (await first.hello()).snapshot.nodes[0].connected:
+                await asyncio.sleep(0.1)
+        await first.remove(order.name)
+    finally:
+        await first.close()
+        await second.close()
 
 
 async def test_a_reader_that_fell_behind_is_told_to_start_again(rig: Rig) -> None:
