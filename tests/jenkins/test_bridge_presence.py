@@ -257,14 +257,14 @@ async def test_of_two_provisioners_of_one_owner_the_second_is_refused(rig: Rig, 
         secret = (await first.register(order)).secret
         refused = (second.hello(), second.remove(order.name), second.events(epoch=hello.epoch, since=0, wait_s=0))
         for call in refused:
-            with pytest.raises(ControllerError, match="another provisioner with the id .* is at work here") as error:
+            with pytest.raises(ControllerError, match="another provisioner with the id") as error:
                 await call
             assert (error.value.code, error.value.retryable) == (423, True)
         (node,) = (await first.hello()).snapshot.nodes
         assert (node.name, node.online, node.connected) == (order.name, False, False)
         agents.start(order.name, secret)
         async with asyncio.timeout(45):
-            while not (await first.hello()).snapshot.nodes[0].connected:
+            while not (await first.hello()).snapshot.nodes[0].connected:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await first.remove(order.name)
     finally:
