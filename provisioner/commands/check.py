@@ -7,11 +7,12 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain
-from provisioner.config import Examined, Settings, cautions, examine
+from provisioner.config import Examined, Settings, cautions, examine, missing_secrets
 
 if TYPE_CHECKING:
     from provisioner.sidecar.reaching import Reached
@@ -29,6 +30,8 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every problem, or one line that there is none; then a line for everything that was reached."""
     examined = examine(args.config)
+    if args.connect and (missing := missing_secrets(examined)):
+        examined = replace(examined, settings=None, findings=missing)
     settings = examined.settings
     reached: Sequence[Reached] = ()
     if not args.json:

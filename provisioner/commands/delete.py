@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from provisioner.commands.options import Subparsers
+from provisioner.commands.options import Subparsers, add_json
 from provisioner.commands.remote import Remote, add_remote, segment
+from provisioner.commands.tables import print_json
 
 
 def add(subparsers: Subparsers) -> None:
@@ -14,6 +15,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("agent", metavar="AGENT")
     parser.add_argument("--now", action="store_true", help="also while a build runs on it")
     add_remote(parser)
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -21,5 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """Ask for it; the removal itself goes on by itself."""
     with Remote.of(args) as remote:
         agent = remote.delete(f"agents/{segment(args.agent)}", **({"now": "true"} if args.now else {}))
+    if args.json:
+        print_json(agent)
+        return 0
     print(f"{agent['name']} {'is gone' if agent['state'] == 'removed' else 'is being removed'}")
     return 0

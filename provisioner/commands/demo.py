@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from provisioner.commands.options import Subparsers
+from provisioner.commands.options import Subparsers, add_config
 from provisioner.model.errors import ProvisionerError
 
 _PROGRAM = Path(__file__).resolve().parents[2] / "jenkins-test" / "demo"
@@ -18,6 +18,7 @@ def add(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "demo", help="run a stand-in controller, the provisioner and a few builds", allow_abbrev=False
     )
+    add_config(parser)  # as every verb does; the demo writes a configuration of its own
     parser.add_argument("--backend", choices=("process", "docker"), help="default: $BACKEND, then process")
     parser.add_argument(
         "--jenkins",

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from provisioner import __version__
 from provisioner.model.errors import ConfigError, ProvisionerError
 
 DONE = 0
@@ -43,6 +44,7 @@ def parser(verbs: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 failed, 2 wrong usage or configuration.",
         allow_abbrev=False,
     )
+    top.add_argument("--version", action="version", version=f"provisioner {__version__}")
     subparsers = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in verbs.values():
         importlib.import_module(module).add(subparsers)

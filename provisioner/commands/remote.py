@@ -153,7 +153,10 @@ class Remote:
             ) from error
         if answer.status_code >= 300:
             with answer:
-                raise ProvisionerError(self._refusal(answer))
+                told = self._refusal(answer)
+                if answer.status_code == 400:
+                    raise ConfigError(told)  # what was asked is wrong, whatever the sidecar knows
+                raise ProvisionerError(told)
         return answer
 
     def _refusal(self, answer: requests.Response) -> str:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 
 from provisioner.commands.options import Subparsers, add_config
-from provisioner.config import load
+from provisioner.config import load_to_run
 from provisioner.sidecar.process import Sidecar
 from provisioner.telemetry.logs import configure_logs
 
@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work until SIGTERM."""
-    settings = load(args.config)
+    settings = load_to_run(args.config)
     configure_logs(level=args.log_level, json_lines={"auto": None, "json": True, "text": False}[args.log_format])
     asyncio.run(Sidecar(args.config, settings).run())
     return 0

@@ -3,7 +3,16 @@
 from provisioner.config.cautions import cautions
 from provisioner.config.controllers import Controller
 from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, PullPolicy, TransportKind
-from provisioner.config.loading import Examined, Finding, config_path, examine, examine_bytes, load
+from provisioner.config.loading import (
+    Examined,
+    Finding,
+    config_path,
+    examine,
+    examine_bytes,
+    load,
+    load_to_run,
+    missing_secrets,
+)
 from provisioner.config.providers import Provider, Ssh, Tls
 from provisioner.config.secret import SecretRef
 from provisioner.config.settings import Cleanup, CleanupAfter, CleanupLabels, Http, Limits, Registry, Settings
@@ -40,4 +49,6 @@ __all__ = [
     "examine_bytes",
     "json_schema",
     "load",
+    "load_to_run",
+    "missing_secrets",
 ]

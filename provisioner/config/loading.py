@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from provisioner.config.document import Document, parse
 from provisioner.config.inheritance import inherit
 from provisioner.config.not_yet import not_yet
-from provisioner.config.problems import Problem, related, written
+from provisioner.config.problems import KeyPath, Problem, related, written
 from provisioner.config.rules import RULES
 from provisioner.config.salvage import salvage
+from provisioner.config.secret import SecretRef
 from provisioner.config.settings import Settings
 from provisioner.config.wording import problems_of
 from provisioner.model.errors import ConfigError
@@ -43,11 +44,47 @@ class Examined:
     file: str
     settings: Settings | None
     findings: tuple[Finding, ...]
+    document: Document = field(default_factory=Document, repr=False)
+
+    def at(self, path: KeyPath, text: str) -> Finding:
+        """What somebody else found wrong at a key."""
+        return Finding(file=self.file, line=self.document.line(path), path=written(path), text=text)
 
 
 def config_path(given: str | Path | None, env: Mapping[str, str] = os.environ) -> Path:
     """The file that was given, else `$PROVISIONER_CONFIG`, else `provisioner.yaml`."""
     return Path(given or env.get(VARIABLE) or FILE_NAME)
+
+
+def load_to_run(path: str | Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
+    """As `load`, for a sidecar: the secrets that it needs must be there, too.
+
+    Raises:
+        ConfigError: as `load` does, or with a line for every secret that is missing.
+    """
+    examined = examine(path, env)
+    found = examined.findings or missing_secrets(examined, env)
+    if examined.settings is None or found:
+        raise ConfigError("\n".join(map(str, found)))
+    return examined.settings
+
+
+def missing_secrets(examined: Examined, env: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
+    """Every token and password that cannot be read where the file says it is."""
+    settings = examined.settings
+    if settings is None:
+        return ()
+    named: list[tuple[KeyPath, SecretRef]] = [
+        *((("controllers", i, "token"), controller.token) for i, controller in enumerate(settings.controllers)),
+        *((("registries", i, "password"), registry.password) for i, registry in enumerate(settings.registries)),
+    ]
+    found = []
+    for path, secret in named:
+        try:
+            secret.read(env)
+        except ConfigError as error:
+            found.append(examined.at(path, error.message))
+    return tuple(found)
 
 
 def load(path: str | Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -91,7 +128,7 @@ def examine_bytes(data: bytes, file: str) -> Examined:
         problems = [p for p in problems if not inherited.told_elsewhere(p, document.lines, problems)]
     if problems:
         settings = None
-    return Examined(file=file, settings=settings, findings=_findings(file, document, problems))
+    return Examined(file=file, settings=settings, findings=_findings(file, document, problems), document=document)
 
 
 def _findings(file: str, document: Document, problems: list[Problem]) -> tuple[Finding, ...]:

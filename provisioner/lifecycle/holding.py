@@ -42,3 +42,4 @@ async def keep_held(task: AgentTask, controller: Controller) -> None:
     now = task.clock.now()
     task.save(replace(task.agent, held_until=None, marks={**task.agent.marks, RELEASED_MARK: now}))
     task.log.say("It is no longer held")
+    task.log.take()  # its console is complete

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.lifecycle.sweep import Orphan
+from provisioner.lifecycle.telling import tell
 from provisioner.model.agent import Agent, AgentState
 from provisioner.model.errors import ControllerError, ProvisionerError, Reason
 
@@ -99,6 +100,7 @@ class Operations:
         task.save(replace(task.agent, held_until=until, hold_reason=reason))
         why = f" ({reason})" if reason else ""
         task.log.say(f"It is held for debugging until {until:%Y-%m-%d %H:%M:%S} UTC{why}; no other build runs on it")
+        tell(self._desk, task)
         task.facts.touch()
         log.info("agent.hold", agent=name, until=until.isoformat(), reason=reason)
         return task.agent
@@ -113,6 +115,9 @@ class Operations:
         task = self._live(name, "be released")
         if task.agent.held_until is not None:
             task.save(replace(task.agent, held_until=None))
+            if task.agent.state is not AgentState.FINISHED:
+                task.log.say("It is no longer held; it goes when its build is over")
+                tell(self._desk, task)
             task.facts.touch()
             log.info("agent.release", agent=name)
         return task.agent

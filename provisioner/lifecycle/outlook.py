@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.capacity.explain import Explanation, explain
+from provisioner.capacity.explain import Explanation, Verdict, explain
 from provisioner.capacity.room import Hurdle, Plant, Room, Tally, Wanted, room_for
 from provisioner.config import Settings
 from provisioner.lifecycle.adoption import strangers
@@ -87,6 +87,8 @@ class Outlook:
         found = [item for item in self._items() if item.key.queue_id == queue_id]
         if controller is not None:
             found = [item for item in found if item.key.controller == controller]
+        if not found and (begun := self._begun(queue_id, controller)) is not None:
+            return begun
         if not found:
             where = controller or ", ".join(sorted(self._desk.controllers))
             raise Unknown(
@@ -111,6 +113,28 @@ class Outlook:
             then=_then(pauses),
             failed_at=request.failed_at if request else (),
             ready=self._ready(item.key.controller),
+        )
+
+    def _begun(self, queue_id: int, controller: str | None) -> Explanation | None:
+        """An item that left the queue for an agent that is still there; the latest one of that id."""
+        served = [
+            task.agent
+            for task in self._desk.agents.values()
+            if task.agent.request is not None
+            and task.agent.request.queue_id == queue_id
+            and controller in (None, task.agent.controller)
+        ]
+        if not served:
+            return None
+        agent = max(served, key=lambda one: one.created_at)
+        return Explanation(
+            subject=f"queue item {queue_id} at {agent.controller}, no longer in the queue",
+            verdict=Verdict.YES,
+            template=agent.template,
+            provider=agent.provider,
+            agent=agent.name,
+            reasons=(),
+            answers=(),
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:

@@ -16,6 +16,7 @@ from provisioner.lifecycle.ending import error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.standby import GIVEN_MARK
+from provisioner.lifecycle.telling import tell
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 
@@ -167,7 +168,7 @@ class AgentSteps:
                         task.log.say(text[:1].upper() + text[1:])
                 if task.clock.monotonic() - told > _TELL_EVERY_S:
                     told = task.clock.monotonic()
-                    self._tell(task)
+                    tell(self._desk, task)
         except LaunchError as error:
             if error.reason is Reason.PROVIDER_UNREACHABLE:
                 provider.lost(error.message)
@@ -178,7 +179,7 @@ class AgentSteps:
         took_s = task.clock.monotonic() - began
         task.log.say(f"Instance started after {took_s:.2f} s; waiting for its agent to connect")
         task.move(AgentState.CONNECTING)
-        self._tell(task)
+        tell(self._desk, task)
 
     async def _connect(self, task: AgentTask) -> None:
         facts = task.facts
@@ -279,7 +280,7 @@ class AgentSteps:
         error = await failure_of(task, self._provider(task).backend, status, connected=True)
         task.save(replace(task.agent, reason=error.reason, detail=error.message))
         task.log.say(*error_lines(error, what="The agent was lost"))
-        self._tell(task)
+        tell(self._desk, task)
         await task.facts.wait(lambda: task.facts.finished or task.doomed, task.clock, _LAST_WORD_S)
         return True
 
@@ -355,22 +356,6 @@ class AgentSteps:
     def _remote_root(self, task: AgentTask) -> str:
         agent = task.agent
         return self._provider(task).backend.remote_root(agent.owner, agent.name, task.template.remote_fs)
-
-    def _tell(self, task: AgentTask) -> None:
-        if task.agent.request is None:
-            return  # nobody reads it yet; the build that it is given to gets all of it
-        self._desk.errand(self._tell_now(task), name=f"tell {task.agent.name}")
-
-    async def _tell_now(self, task: AgentTask) -> None:
-        lines = task.log.take()
-        if not lines:
-            return
-        request = self._desk.book.get(task.agent.request)
-        try:
-            await self._controller(task).port.tell(task.agent.name, request.item if request else None, lines)
-        except Exception as error:  # noqa: BLE001  (a console that cannot be written must not harm the agent)
-            task.log.give_back(lines)
-            log.info("log.untold", agent=task.agent.name, problem=str(error))
 
     def _measure(self, task: AgentTask, phase: str, since: str) -> None:
         mark = task.agent.marks.get(since)

@@ -26,7 +26,8 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         # controllers are asked for these parameters and for no others
         "the parameters that `overrides` name": _parameters(old) == _parameters(new),
     }
-    moved = [f"provider {name}" for name in sorted(_places(old) ^ _places(new))]
+    before, after = _places(old), _places(new)
+    moved = [f"provider {name}" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     changed = [key for key, same in fixed.items() if not same] + moved
     if changed:
         raise ConfigError(f"a restart is needed to change: {', '.join(changed)}")
@@ -49,6 +50,6 @@ def _bare_controllers(settings: Settings) -> list[object]:
     return [controller.model_copy(update={"max_agents": None}) for controller in settings.controllers]
 
 
-def _places(settings: Settings) -> set[str]:
-    """What identifies a provider's place; its capacity may change."""
-    return {f"{p.name} ({p.model_dump_json(exclude={'max_agents'}, by_alias=True)})" for p in settings.providers}
+def _places(settings: Settings) -> dict[str, str]:
+    """What identifies each provider's place; its capacity may change."""
+    return {p.name: p.model_dump_json(exclude={"max_agents"}, by_alias=True) for p in settings.providers}

@@ -13,6 +13,8 @@ from provisioner.lifecycle.operations import HOLD_S, Line, Operations
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.model.errors import ProvisionerError
+from provisioner.routing.expression import LabelSyntaxError
+from provisioner.routing.expression import parse as parse_label
 from provisioner.web.answers import BadRequest, answer, fields, flag, number
 from provisioner.web.follow import Followers
 from provisioner.web.shapes import (
@@ -139,6 +141,10 @@ class Api:
         if label is not None:
             if not label.strip() or len(label) > _MOST_LABEL:
                 raise BadRequest(f"label is no expression of 1 to {_MOST_LABEL} characters")
+            try:
+                parse_label(label)
+            except LabelSyntaxError as error:
+                raise BadRequest(error.message) from error
             told = self._outlook.explain_label(label, job, controller)
         else:
             told = self._outlook.explain_item(number(request, "item", 0, most=10**18), controller)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -137,7 +138,9 @@ def test_a_bad_configuration_ends_with_status_2_and_every_error(tmp_path: Path) 
 def test_a_missing_secret_names_its_variable(standin: StandinProcess, sidecar: SidecarProcess) -> None:
     ended = run("run", "-c", str(sidecar.config_file), env={"JENKINS_TOKEN": ""})
     assert ended.returncode == 2
-    assert "JENKINS_TOKEN" in ended.stderr
+    assert re.search(
+        r"provisioner\.yaml:\d+: controllers\[0\]\.token: environment variable JENKINS_TOKEN", ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 

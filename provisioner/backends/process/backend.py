@@ -125,7 +125,7 @@ class ProcessBackend:
             await self._until_started(folder, launched.process)
         finally:
             launched.close()
-        yield Progress(text=f"process {launched.process.pid} started in {folder.path}")
+        yield Progress(text=f"process {launched.process.pid} started in {folder.path} (no limits)")
 
     async def _until_started(self, folder: Folder, process: ProcessId) -> None:
         """Wait for the launcher to go on, so that whoever asks next finds it running."""

@@ -65,6 +65,30 @@ def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert capsys.readouterr().out == f"provisioner {__version__}\n"
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"provisioner {__version__}\n"
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": __version__}
+
+
+def test_check_connect_tells_every_secret_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NO_TOKEN", raising=False)
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "id: a\n"
+        "controllers: [{name: m, url: 'http://127.0.0.1:1/', user: u, token: {env: NO_TOKEN}}]\n"
+        "registries: [{host: r, username: u, password: {file: /nowhere/at/all}}]\n"
+        "providers: [{name: here, backend: process, max_agents: 1}]\n"
+        "templates: [{name: t, labels: [t], providers: [here]}]\n"
+    )
+    assert main(["check", "-c", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["check", "--connect", "-c", str(file)]) == 2
+    token, password = capsys.readouterr().err.splitlines()
+    assert token.startswith(f"{file}:2: controllers[0].token: environment variable NO_TOKEN")
+    assert password.startswith(f"{file}:3: registries[0].password: file /nowhere/at/all")
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["check", "--nonsense"], ["check", "-c"], ["chec"]])
@@ -79,7 +103,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"    {verb} " in out for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"demo"}))  # the demo brings its own
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_takes_a_configuration(verb: str) -> None:
     needs_a_name = verb in ("explain", "logs", "hold", "release", "delete", "drain", "resume")
     first = ["status"] if verb == "bridge" else []

@@ -92,6 +92,19 @@ async def test_explain_an_item_or_an_expression(verbs: Verbs) -> None:
     assert "no buildable item 7" in await verbs("explain", "7", status=1)
 
 
+async def test_an_expression_that_cannot_be_read_is_wrong_usage(verbs: Verbs) -> None:
+    assert "a label is missing" in await verbs("explain", "maven &&", status=2)
+
+
+async def test_verbs_that_change_something_print_json_too(verbs: Verbs) -> None:
+    name = await running(verbs.served)
+    assert json.loads(await verbs("hold", name, "--json"))["held_until"]
+    assert json.loads(await verbs("release", name, "--json"))["held_until"] is None
+    assert json.loads(await verbs("drain", "box", "--json"))["drained"] is True
+    assert json.loads(await verbs("resume", "box", "--json"))["drained"] is False
+    assert json.loads(await verbs("delete", name, "--now", "--json"))["target"] == "gone"
+
+
 async def test_logs_once_and_followed_to_the_end(verbs: Verbs) -> None:
     name = await running(verbs.served)
     assert f"Template maven on provider box serves this build with the agent {name}" in await verbs("logs", name)

@@ -121,6 +121,9 @@ async def test_a_held_agent_stays_after_its_build_until_it_is_released(served: S
     assert record is not None
     assert record.reason is None
     texts = [text for _, _, text in house.store.lines(name)]
+    told = [line for agent, lines in house.controller.told for line in lines if agent == name]
+    assert any(line.startswith("It is held") for line in told), "the build's console says so while the build runs"
+    assert not any("no longer held" in line for line in told), "and nothing after its end"
     assert any(text.startswith("It is held for debugging until") and "(look at it)" in text for text in texts)
 
 
@@ -242,8 +245,18 @@ async def test_explain_an_item_and_an_expression(make_served: Callable[..., Any]
     assert serving["agent"] in served.house.desk.agents
     label = await served.ask("/api/v1/explain", params={"label": "maven && !windows"})
     assert label["template"] == "maven"
-    no = await served.ask("/api/v1/explain", params={"label": "a||"})
-    assert no["verdict"] == "no"
+    wrong = await served.ask("/api/v1/explain", params={"label": "a||"}, status=400)
+    assert "a label is missing at character 4" in wrong["error"]
+
+
+async def test_explain_an_item_whose_build_has_begun(served: Served) -> None:
+    name = await running(served)
+    told = await served.ask("/api/v1/explain?item=1")
+    assert (told["verdict"], told["agent"]) == ("yes", name)
+    assert told["lines"] == [f"queue item 1 at main, no longer in the queue: agent {name} serves it already"]
+    served.house.controller.finish_build(name)
+    await gone(served, name)
+    assert "no buildable item 1" in (await served.ask("/api/v1/explain?item=1", status=404))["error"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""From an agent's launch log to the console of its build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from provisioner.model.agent import AgentState
+
+if TYPE_CHECKING:
+    from provisioner.lifecycle.agent_task import AgentTask
+    from provisioner.lifecycle.desk import Desk
+
+log = structlog.get_logger()
+
+
+def tell(desk: Desk, task: AgentTask) -> None:
+    """Have the console shown what the log has and it has not; never waits, never fails."""
+    if task.agent.request is None:
+        return  # nobody reads it yet; the build that it is given to gets all of it
+    if task.agent.state is AgentState.FINISHED:
+        task.log.take()  # its console is complete
+        return
+    desk.errand(_tell_now(desk, task), name=f"tell {task.agent.name}")
+
+
+async def _tell_now(desk: Desk, task: AgentTask) -> None:
+    lines = task.log.take()
+    if not lines:
+        return
+    request = desk.book.get(task.agent.request)
+    port = desk.controllers[task.agent.controller].port
+    try:
+        await port.tell(task.agent.name, request.item if request else None, lines)
+    except Exception as error:  # noqa: BLE001  (a console that cannot be written must not harm the agent)
+        task.log.give_back(lines)
+        log.info("log.untold", agent=task.agent.name, problem=str(error))
