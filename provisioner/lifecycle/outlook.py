@@ -135,6 +135,7 @@ class Outlook:
             agent=agent.name,
             reasons=(),
             answers=(),
+            next_step="the agent goes when the build on it ends",
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
