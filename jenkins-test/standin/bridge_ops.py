@@ -140,8 +140,11 @@ def _give(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     name = _text(op, "name")
     node, known = _own(bridge, name, owner), bridge.known.get(name)
     if node is None or known is None:
-        raise Refusal(404, f"node {name} is not known to the bridge")
-    bridge.dedicate(known, _wanted(op))
+        raise Refusal(410, f"node {name} is not known to the bridge")
+    wanted = _wanted(op)
+    if not node.online:  # the real one asks the agent itself
+        raise Refusal(410, f"the agent on {name} does not answer")
+    bridge.dedicate(known, wanted)
     bridge.world.offer(node)
     return {}
 

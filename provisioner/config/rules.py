@@ -178,12 +178,13 @@ def standby_has_a_bridge(parts: Parts) -> Iterator[Problem]:
     """Without the bridge a node that waits could take any build."""
     for index, template in parts.templates.items():
         off = [c.name for c in parts.controllers.values() if template.serves(c.name) and c.bridge is BridgeChoice.OFF]
-        if template.standby and off:
+        path: KeyPath = ("templates", index, "standby" if template.standby else "standby_hours")
+        if template.ever_stands_by and off:
             text = f"needs the bridge, which is off at controller {off[0]}; use 0, or `bridge: auto` there"
-            yield Problem(path=("templates", index, "standby"), text=text)
-        if template.standby and all(place_holders(label) for label in template.labels):
+            yield Problem(path=path, text=text)
+        if template.ever_stands_by and all(place_holders(label) for label in template.labels):
             text = "has no label that a waiting agent could carry; add one without a place holder"
-            yield Problem(path=("templates", index, "standby"), text=text)
+            yield Problem(path=path, text=text)
 
 
 def keys_fit_backend(parts: Parts) -> Iterator[Problem]:

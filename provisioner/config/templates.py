@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -12,6 +13,7 @@ from pydantic.config import JsonDict
 
 from provisioner.config.kinds import BackendKind, JavaSource, PullPolicy, TransportKind
 from provisioner.config.part import Part
+from provisioner.config.standby_hours import StandbyHours, standby_at
 from provisioner.config.template_parts import (
     ImageBuild,
     Overrides,
@@ -101,6 +103,9 @@ class Template(Part):
     timeouts: Timeouts = Field(default_factory=Timeouts, description="how long each step may take")
     retries: Annotated[Count, Field(le=100)] = Field(1, description="further tries after a failed launch")
     standby: Count = Field(0, description="agents kept connected and waiting, given to no build yet")
+    standby_hours: tuple[StandbyHours, ...] = Field(
+        (), description="how many wait at which times of day instead; the first entry that covers the moment holds"
+    )
     head_start_s: Duration = Field(
         0.0,
         alias="head_start",
@@ -111,6 +116,15 @@ class Template(Part):
     def serves(self, controller: str) -> bool:
         """Whether a controller's builds may use it."""
         return not self.controllers or controller in self.controllers
+
+    @property
+    def ever_stands_by(self) -> bool:
+        """Whether there are times at which agents of it wait for builds."""
+        return self.standby > 0 or any(hours.agents for hours in self.standby_hours)
+
+    def standby_at(self, now: datetime) -> int:
+        """How many agents of it are to wait for builds at a moment."""
+        return standby_at(self.standby, self.standby_hours, now)
 
     def image_for(self, backend: str) -> str | None:
         """The image at providers of one kind; None if it has none there."""

@@ -93,6 +93,12 @@ class Desk:
         """The live agents of one controller."""
         return [task for task in self.agents.values() if task.agent.controller == controller]
 
+    def connected(self, agent: Agent) -> None:
+        """An agent came online for the first time: its launch worked, and no longer counts as one."""
+        self.metrics.launch(agent.controller, agent.template, None)
+        self.breakers.worked(agent)
+        self.plan_again.set()
+
     def agent_url(self, agent: Agent) -> str:
         """The controller as an agent reaches it from where it runs."""
         return self.providers[agent.provider].agent_url or self.controllers[agent.controller].agent_url

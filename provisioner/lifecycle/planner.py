@@ -97,7 +97,7 @@ class Planner:
     def _give(self, request: Request) -> bool:
         """Give it an agent that is connected already, if there is one."""
         template = self._templates.get(request.template)
-        if template is None or not template.standby:
+        if template is None or not template.ever_stands_by:
             return False
         match, granted = self._desk.book.match(request), self._granted(request)
         return match is not None and granted is not None and self.standby.give(request, match, granted.spec)

@@ -8,6 +8,7 @@ since a node without an item of its own could take any.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,8 +33,14 @@ log = structlog.get_logger()
 
 #: Stands among an agent's marks: when it was given to a build. Written before the controller is told.
 GIVEN_MARK = "given"
-#: Nobody waits longer than this for a build; a new one takes its place.
+#: Nobody waits longer than this for a build; a new one takes its place. Most go somewhat earlier, each at a time of
+#: its own, so that those that came together do not go together.
 _MOST_AGE_S = 3600.0
+_AGE_SPREAD = 0.4
+#: Of one template, launches ahead of any build at the same time: many would slow down each other and the builds.
+_REFILL_AT_ONCE = 2
+#: Of `limits.launching`, the part that launches ahead of builds may take up.
+_REFILL_SHARE = 4
 _AGAIN_FIRST_S = 0.5
 _AGAIN_MOST_S = 10.0
 #: Launches of standby agents that fail are not repeated at once: no build waits for them.
@@ -121,7 +128,7 @@ class Standby:
         for task in given:
             if task.agent.state is AgentState.IDLE and not task.facts.started:
                 self._tell(task)
-        self.active = bool(given or self.agents() or any(t.standby for t in self._desk.settings.templates))
+        self.active = bool(given or self.agents() or any(t.ever_stands_by for t in self._desk.settings.templates))
 
     def _tell(self, task: AgentTask) -> None:
         request = self._desk.book.get(task.agent.request)
@@ -189,11 +196,17 @@ class Standby:
     # -- retiring and refilling
 
     def keep(self, waits: Sequence[Wait], plant: Plant, tally: Tally) -> None:
-        """Retire what nobody wants any more, and start what is missing where no build waits for the same room."""
-        wanted = {template.name: template for template in self._desk.settings.templates if template.standby}
+        """Retire what nobody wants any more, and start what is missing where no build waits for the same room.
+
+        Neither happens to many at once: a few are started at a time, and one that is too old goes only when none
+        of its kind is on its way.
+        """
+        now = self._desk.clock.now()
+        templates = self._desk.settings.templates
+        wanted = {t.name: (t, number) for t in templates if (number := t.standby_at(now))}
         by_place: dict[tuple[str, str], list[AgentTask]] = {}
         for task in self.agents():
-            unwanted = self._unwanted(task, wanted.get(task.agent.template))
+            unwanted = self._unwanted(task, wanted.get(task.agent.template, (None, 0))[0])
             if unwanted:
                 self._retire(task, unwanted)
             else:
@@ -204,26 +217,39 @@ class Standby:
         )
         lacking = (plant.templates.get(wait.template) for wait in waits)
         sought = {name for template in lacking if template is not None for name in template.providers}
-        for template in wanted.values():
+        for template, number in wanted.values():
             for controller in self._desk.controllers.values():
                 if not template.serves(controller.name):
                     continue
                 here = by_place.get((template.name, controller.name), [])
                 if any(task.agent.state is AgentState.IDLE for task in here):
                     self._pauses.pop(template.name, None)
-                for task in here[template.standby :]:
+                here.sort(key=lambda task: task.agent.state is not AgentState.IDLE)  # those that wait stay
+                for task in here[number:]:
                     self._retire(task, "there are more than `standby` says")
+                here = here[:number]
+                coming = [task for task in here if task.agent.state is not AgentState.IDLE]
+                old = next((task for task in here if task.lived_s > self._most_age_s(task, template)), None)
+                if old is not None and not coming:
+                    self._retire(old, "it has waited for long enough; a new one takes its place")
+                    here.remove(old)
                 # a build that was just given its agent starts now; the next one is not to slow it down
                 if not starting and sought.isdisjoint(template.providers) and self._may_start(template, controller):
-                    self._refill(template, controller, template.standby - len(here), plant, tally)
+                    missing = min(number - len(here), _REFILL_AT_ONCE - len(coming))
+                    self._refill(template, controller, missing, plant, tally)
+
+    @staticmethod
+    def _most_age_s(task: AgentTask, template: Template) -> float:
+        """How long it may wait; names are random, and so is this."""
+        most_s = min(_MOST_AGE_S, template.timeouts.lifetime_s or _MOST_AGE_S)
+        part = int.from_bytes(hashlib.sha256(task.agent.name.encode()).digest()[:2]) / 0xFFFF
+        return most_s * (1 - _AGE_SPREAD * part)
 
     def _unwanted(self, task: AgentTask, template: Template | None) -> str:
         if template is None or not template.serves(task.agent.controller):
             return "the configuration no longer asks for it"
         if task.agent.spec != template.spec():
             return "its template has changed"
-        if task.lived_s > min(_MOST_AGE_S, template.timeouts.lifetime_s or _MOST_AGE_S):
-            return "it has waited for long enough; a new one takes its place"
         return ""
 
     def _may_start(self, template: Template, controller: ControllerHandle) -> bool:
@@ -254,6 +280,8 @@ class Standby:
         labels = tuple(label for label in template.labels if not place_holders(label))
         wanted = Wanted(template=template.name, controller=controller.name, labels=labels)
         for _ in range(missing if labels else 0):
+            if self._launching() >= max(1, self._desk.settings.limits.launching // _REFILL_SHARE):
+                return
             provider = room_for(wanted, plant, tally).provider
             if provider is None:
                 return
@@ -275,6 +303,10 @@ class Standby:
             tally.add(wanted, provider, launching=True)
             log.info("standby.planned", agent=agent.name, provider=provider)
             self._launch(agent)
+
+    def _launching(self) -> int:
+        """Agents on their way for nobody."""
+        return sum(task.agent.state is not AgentState.IDLE for task in self.agents())
 
     def failed(self, agent: Agent) -> None:
         """A launch failed that no build waits for: the next one comes later each time, until one works."""

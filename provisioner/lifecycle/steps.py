@@ -204,8 +204,7 @@ class AgentSteps:
         if task.doomed:
             return
         self._measure(task, "request_to_online_seconds", AgentState.REGISTERING)
-        self._desk.metrics.launch(task.agent.controller, task.agent.template, None)
-        self._desk.breakers.worked(task.agent)
+        self._desk.connected(task.agent)
         task.move(AgentState.IDLE)
 
     async def _idle(self, task: AgentTask) -> None:

@@ -47,6 +47,8 @@ import hudson.model.queue.SubTask
 import hudson.model.queue.WorkUnit
 import hudson.model.queue.WorkUnitContext
 import hudson.remoting.AsyncFutureImpl
+import hudson.remoting.Callable
+import hudson.remoting.VirtualChannel
 import hudson.security.ACL
 import hudson.security.ACLContext
 import hudson.slaves.Cloud
@@ -57,14 +59,17 @@ import hudson.slaves.OfflineCause
 import hudson.slaves.RetentionStrategy
 import hudson.slaves.SlaveComputer
 import hudson.tasks.BuildWrapper
+import java.lang.reflect.Constructor
 import java.lang.reflect.Field
 import java.lang.reflect.InvocationHandler
 import java.lang.reflect.Method
 import java.lang.reflect.Proxy
 import java.nio.channels.ClosedChannelException
 import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.ExecutionException
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
+import java.util.concurrent.TimeoutException
 import java.util.concurrent.atomic.AtomicInteger
 import java.util.concurrent.atomic.AtomicLong
 import java.util.logging.Level

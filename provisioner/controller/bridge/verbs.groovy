@@ -29,6 +29,8 @@ class ProvisionerBridgeFields {
 /** The ops of the protocol: each is answered, whatever it was. */
 @CompileStatic
 class ProvisionerBridgeVerbs {
+    private static final long PROVE_MS = 1000L  // how long a waiting agent may take to answer before it is given to a build
+
     private final ProvisionerBridge bridge
     private final ProvisionerBridgeFailures failures
 
@@ -146,9 +148,32 @@ class ProvisionerBridgeVerbs {
         String name = ProvisionerBridgeFields.text(op, 'name')
         ProvisionerBridgeAgent agent = bridge.agents.get(name)
         if (ownNode(name, owner) == null || agent == null) throw new ProvisionerBridgeRefusal(410, "node ${name} is not known to the bridge")
-        bridge.dedicate(agent, ProvisionerBridgeFields.request(op, true))
+        Map<String, Object> wanted = ProvisionerBridgeFields.request(op, true)
+        if (!answers(ownNode(name, owner))) throw new ProvisionerBridgeRefusal(410, "the agent on ${name} does not answer")
+        bridge.dedicate(agent, wanted)
         wakeQueue()
         return [ok: true] as Map<String, Object>
+    }
+
+    /**
+     * Whether the agent answers now: one that is frozen, or whose network is gone, looks online for minutes. It is
+     * asked by what Jenkins' own ping thread sends, which every agent has.
+     */
+    private static boolean answers(Node node) {
+        Computer computer = node.toComputer()
+        VirtualChannel channel = computer == null ? null : computer.getChannel()
+        if (channel == null) return false
+        try {
+            Constructor<?> ping = Class.forName('hudson.remoting.PingThread$Ping').getDeclaredConstructor()
+            ping.setAccessible(true)
+            channel.callAsync((Callable) ping.newInstance()).get(PROVE_MS, TimeUnit.MILLISECONDS)
+            return true
+        } catch (ReflectiveOperationException problem) {
+            ProvisionerBridge.complain("asking ${node.getNodeName()} whether it answers", problem)
+            return true  // this Jenkins has another ping: its word that the agent is online must do
+        } catch (TimeoutException | ExecutionException | IOException problem) {
+            return false
+        }
     }
 
     /** Not compiled statically: the class file holds two methods of this name. */

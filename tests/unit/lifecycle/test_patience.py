@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from provisioner.lifecycle.outlook import Outlook
+from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind
+from tests.fakes.controller import FakeController
 from tests.unit.lifecycle.conftest import House
 
 
@@ -86,6 +92,70 @@ async def test_nothing_is_placed_while_the_controller_quiets_down(house: House) 
     house.controller.quieting_down = False
     house.controller.show()
     await house.agent()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"head_start": "1s"},
+        {"standby": 4},
+        {"retries": 3, "fails": 6},
+        {"head_start": "1s", "standby": 4, "retries": 3, "fails": 6},
+    ],
+    ids=["plain", "head start", "standby", "retries", "all"],
+)
+async def test_a_burst_of_a_hundred_makes_a_hundred_agents_and_never_more_at_once(
+    make_house: Callable[..., House], more: dict[str, Any]
+) -> None:
+    """Of 500 that there is room for; beside the standby agents that were asked for."""
+    fails, standby = int(more.pop("fails", 0)), int(more.get("standby", 0))
+    controller = FakeController()
+    controller.others_serve = "head_start" in more
+    house = make_house(controller, box_agents=500, launching=500, **more)
+    ready: set[str] = set()
+    while len(ready) < standby:
+        ready.add(name := await house.agent(besides=ready))
+        house.controller.connect(name)
+        await house.until(lambda name=name: house.desk.agents[name].agent.state is AgentState.IDLE)  # type: ignore[misc]
+    failing = iter(range(fails))
+
+    async def fail_some() -> None:
+        """Some of the launches fail after their start, as the fake's `end` does."""
+        done: set[str] = set()
+        while (number := next(failing, None)) is not None:
+            del number
+            name = await house.agent(besides=done | ready)
+            done.add(name)
+            house.backend.end(name)
+            await house.until(lambda name=name: house.desk.agents[name].doomed or house.desk.agents[name].agent.reason
+                              if name in house.desk.agents else True)  # type: ignore[misc]  # fmt: skip
+            done.add(well := await house.agent(besides=done | ready))
+            house.controller.connect(well)  # so that never three fail in a row
+            await house.until(lambda well=well: house.desk.agents[well].agent.state is AgentState.IDLE)  # type: ignore[misc]
+
+    for number in range(100):
+        house.controller.queue(job=f"j{number}")
+        if number % 10 == 0:
+            house.controller.show()
+    for _ in range(5):
+        house.controller.show()
+    breaking = asyncio.create_task(fail_some())
+    served = {request.item.key for request in house.desk.book}
+
+    def all_served() -> bool:
+        live = [task for task in house.desk.agents.values() if not task.doomed]
+        for_builds = [t for t in live if t.agent.request is not None and t.agent.state is not AgentState.REMOVING]
+        assert len(for_builds) <= 100
+        assert len({task.agent.request for task in for_builds}) == len(for_builds)
+        return len(for_builds) == 100 and breaking.done()
+
+    await house.until(all_served, "a hundred agents", within_s=60)
+    await breaking
+    assert len(served) <= 100
+    assert house.backend.most <= 100 + standby + 2
+    house.engine.planner.plan()
+    assert len([t for t in house.desk.agents.values() if t.agent.request is not None and not t.doomed]) <= 100 + fails
 
 
 async def test_a_burst_of_a_hundred_makes_a_hundred_agents_whatever_is_seen_twice(

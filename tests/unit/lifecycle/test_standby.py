@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from provisioner.config.standby_hours import StandbyHours
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.lifecycle.standby import GIVEN_MARK
@@ -196,9 +197,9 @@ async def test_a_launch_ahead_that_fails_is_not_repeated_at_once(make_house: Cal
 
 async def test_no_more_are_started_at_once_than_may_be_launching(make_house: Callable[..., House]) -> None:
     house = make_house(standby=8, launching=2)
-    await house.until(lambda: len(house.desk.agents) == 2)
+    await house.until(lambda: house.desk.agents)
     house.engine.planner.plan()
-    assert len(house.desk.agents) == 2
+    assert len(house.desk.agents) == 1, "half is left to builds"
 
 
 async def test_without_the_bridge_there_is_none(make_house: Callable[..., House]) -> None:
@@ -238,3 +239,55 @@ async def test_what_it_waited_does_not_count_against_the_builds_lifetime(make_ho
     await house.until(lambda: house.desk.agents[name].agent.state is AgentState.RUNNING)
     await waiting(house, besides={name})
     assert not house.desk.agents[name].doomed
+
+
+def on_the_way(house: House) -> list[str]:
+    return [n for n, t in house.desk.agents.items() if t.agent.request is None and t.agent.state is not AgentState.IDLE]
+
+
+async def test_many_are_started_a_few_at_a_time(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=6, more_templates=[{**OTHER, "standby": 6}], box_agents=20, launching=12)
+    seen: set[str] = set()
+    while len(seen) < 12:
+        seen.add(name := await house.agent(besides=seen))
+        coming = [n.rpartition("-")[0] for n in on_the_way(house)]
+        assert len(coming) <= 3, "a quarter of limits.launching"
+        assert max(coming.count("maven"), coming.count("other")) <= 2
+        house.controller.connect(name)
+    await house.until(lambda: not on_the_way(house))
+    assert len(house.controller.registered) == 12
+
+
+async def test_those_that_grew_old_together_are_replaced_one_after_the_other(make_house: Callable[..., House]) -> None:
+    house = make_house(standby=3)
+    names: set[str] = set()
+    for _ in range(3):
+        names.add(await waiting(house, besides=names))
+    for task in house.desk.agents.values():
+        task._began -= 4000.0
+    house.engine.planner.plan()
+    gone = {name for name in names if house.desk.agents[name].doomed}
+    assert len(gone) == 1
+    house.engine.planner.plan()
+    assert {name for name in names if name in house.desk.agents and house.desk.agents[name].doomed} <= gone
+    replacement = await waiting(house, besides=names)
+    await house.until(lambda: sum(n in house.desk.agents and not house.desk.agents[n].doomed for n in names) == 1)
+    assert not house.desk.agents[replacement].doomed
+
+
+async def test_more_of_them_wait_at_some_hours_than_at_others(make_house: Callable[..., House]) -> None:
+    house = make_house(standby_hours=[{"from": "00:00", "to": "24:00", "agents": 2}], standby=0)
+    first = await waiting(house)
+    second = await waiting(house, besides={first})
+    house.engine.planner.plan()
+    assert set(house.desk.agents) == {first, second}
+    # an hour that is not now: they go, and none comes
+    then = house.clock.now()
+    away = {"from": f"{(then.hour + 2) % 24:02}:00", "to": f"{(then.hour + 3) % 24:02}:00", "agents": 2}
+    template = house.settings.templates[0].model_copy(update={"standby_hours": (StandbyHours.model_validate(away),)})
+    house.desk.settings = house.settings.model_copy(update={"templates": (template,)})
+    house.engine.planner.reconfigure()
+    house.desk.plan_again.set()
+    await house.until(lambda: not house.desk.agents)
+    house.engine.planner.plan()
+    assert not house.desk.agents
