@@ -28,6 +28,8 @@ def free_port() -> int:
 class SidecarProcess:
     """Starts, kills and asks one sidecar; the same state file lives through all its processes."""
 
+    patience_s = 5.0
+
     def __init__(self, folder: Path, config: dict[str, Any], *, token: str) -> None:
         self.folder = folder
         self.port = free_port()
@@ -87,7 +89,7 @@ class SidecarProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=self.patience_s) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -238,6 +238,8 @@ class RequestBook:
 
     def released(self, agent: Agent) -> bool:
         """Its agent went without a fault of the launch; whether the request is still there and waits again."""
+        if agent.request is not None and self._expected.get(agent.request) == agent.name:
+            del self._expected[agent.request]  # it went before its item was seen again
         request = self.get(agent.request)
         if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
             return False

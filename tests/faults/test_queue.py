@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.estate import Estate
+from tests.faults.mortal import Death
 
 
 def test_an_item_that_is_out_of_sight_for_a_moment_keeps_its_agent(tmp_path: Path) -> None:
@@ -26,3 +27,21 @@ def test_an_item_that_is_out_of_sight_for_a_moment_keeps_its_agent(tmp_path: Pat
         estate.finish()
         assert estate.outcomes() == {0: "ran"}
         assert len(estate.jenkins.registered) == 1
+
+
+def test_an_item_whose_agent_went_before_the_next_sidecar_saw_it_gets_another(tmp_path: Path) -> None:
+    with Estate(tmp_path) as estate:
+        estate.start(lambda point: Death.NOW if point == "after save agent planned" else Death.NOT)
+        estate.jenkins.queue()
+        estate.until(lambda: estate.dead or estate.life is None, "it died with an agent planned")
+        estate.kill()
+        estate.jenkins.outage()
+        estate.start()
+        estate.pass_s(2)
+        (name,) = estate.desk.agents
+        estate.operations.delete_now(name)  # nothing of it is anywhere, so that it is gone at once
+        estate.pass_s(2)
+        assert not estate.desk.agents
+        estate.jenkins.recover()
+        estate.finish(within_s=120)
+        assert estate.outcomes() == {0: "ran"}
