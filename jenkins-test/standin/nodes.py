@@ -88,7 +88,9 @@ class Node:
 
     @property
     def offline_cause(self) -> OfflineCause | None:
-        return self.held or (None if self.connected else self.cause)
+        if not self.connected and self.cause is not None:
+            return self.cause  # in front of the one for which it is held, which the node keeps
+        return self.held
 
     def free_executor(self) -> Executor | None:
         """An executor that may take work now."""
@@ -142,9 +144,16 @@ def from_form(name: str, form: Mapping[str, Any]) -> Node:
 def to_xml(node: Node) -> str:
     flag = "true" if node.websocket else "false"
     description = f"<description>{escape(node.description)}</description>" if node.description else "<description/>"
+    held = (
+        f'  <temporaryOfflineCause class="{node.held.cls}">\n    <description>\n      <args>\n'
+        f"        <string> : {escape(node.held.reason)}</string>\n      </args>\n    </description>\n"
+        "  </temporaryOfflineCause>\n"
+        if node.held
+        else ""
+    )
     return (
         '<?xml version="1.1" encoding="UTF-8"?>\n'
-        f"<slave>\n  <name>{escape(node.name)}</name>\n  {description}\n"
+        f"<slave>\n{held}  <name>{escape(node.name)}</name>\n  {description}\n"
         f"  <remoteFS>{escape(node.remote_fs)}</remoteFS>\n  <numExecutors>{len(node.executors)}</numExecutors>\n"
         f'  <mode>{node.mode}</mode>\n  <retentionStrategy class="{node.retention}"/>\n'
         f'  <launcher class="{node.launcher}">\n    <workDirSettings>\n      <disabled>false</disabled>\n'

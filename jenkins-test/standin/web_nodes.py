@@ -96,24 +96,30 @@ async def configure(request: web.Request) -> web.Response:
     return http.empty()
 
 
+def _cause(request: web.Request, message: str) -> OfflineCause:
+    text = f"Disconnected by {http.user(request)}" + (f" : {message}" if message else "")
+    return OfflineCause("hudson.slaves.OfflineCause$UserCause", message, text)
+
+
 @routes.post("/computer/{name}/toggleOffline")
 async def toggle_offline(request: web.Request) -> web.Response:
     node = _node(request)
     if node is None:
         return http.not_found(request)
     message = str({**request.query, **await request.post()}.get("offlineMessage", ""))
-    cause = None
-    if node.held is None:
-        text = f"Disconnected by {http.user(request)}" + (f" : {message}" if message else "")
-        cause = OfflineCause("hudson.slaves.OfflineCause$UserCause", message, text)
-    http.world(request).hold(node, cause)
+    http.world(request).hold(node, _cause(request, message) if node.held is None else None)
     return http.redirect(request, f"computer/{node.name}/")
 
 
 @routes.post("/computer/{name}/changeOfflineCause")
 async def change_offline_cause(request: web.Request) -> web.Response:
+    """Takes the node offline, too, if it is not."""
     node = _node(request)
-    return http.not_found(request) if node is None else http.redirect(request, f"computer/{node.name}/")
+    if node is None:
+        return http.not_found(request)
+    message = str({**request.query, **await request.post()}.get("offlineMessage", "")).strip()
+    http.world(request).hold(node, _cause(request, message))
+    return http.redirect(request, f"computer/{node.name}/")
 
 
 @routes.post("/computer/{name}/doDelete")

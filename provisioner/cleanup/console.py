@@ -200,11 +200,26 @@ class ScriptHands:
         return found
 
     def _run(self, work: str, ask: Mapping[str, object], classes: str = "") -> dict[str, Any]:
-        packed = base64.b64encode(json.dumps(ask).encode()).decode()
-        text = self._http.script(_FRAME.format(ask=packed, work=work, said=_SAID) + classes)
-        _, mark, said = text.rpartition(_SAID)
-        if not mark:
-            first = next((line for line in text.splitlines() if line.strip()), "it says nothing")
-            raise ControllerError(f"controller {self._http.name}: the script console failed: {first[:200]}")
-        found = json.loads(said)
-        return found if isinstance(found, dict) else {}
+        return run_script(self._http, work, ask, classes)
+
+
+def run_script(http: Rest, work: str, ask: Mapping[str, object], classes: str = "") -> dict[str, Any]:
+    """What a script says that runs under the queue's lock, which a saved form takes too.
+
+    Args:
+        http: the controller.
+        work: Groovy; it has `jenkins`, `ask` and `idleSince`, and returns a map.
+        ask: what it is told; text stays text and never becomes code.
+        classes: Groovy classes that it uses.
+
+    Raises:
+        ControllerError: it could not be run, or it failed.
+    """
+    packed = base64.b64encode(json.dumps(ask).encode()).decode()
+    text = http.script(_FRAME.format(ask=packed, work=work, said=_SAID) + classes)
+    _, mark, said = text.rpartition(_SAID)
+    if not mark:
+        first = next((line for line in text.splitlines() if line.strip()), "it says nothing")
+        raise ControllerError(f"controller {http.name}: the script console failed: {first[:200]}")
+    found = json.loads(said)
+    return found if isinstance(found, dict) else {}

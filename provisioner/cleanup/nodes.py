@@ -118,7 +118,7 @@ def list_nodes(http: Rest, *, disk: bool) -> tuple[list[SeenNode], int | None]:
     """Every node, and the controller's time in ms (None where it does not tell)."""
     tree = _TREE.format(",monitorData[*]" if disk else "")
     answer = http.call("GET", f"computer/api/json?tree={tree}", op="cleanup")
-    return [_seen(computer) for computer in http.parsed(answer, "computer/")["computer"]], _time_ms(answer)
+    return [_seen(computer) for computer in http.parsed(answer, "computer/")["computer"]], time_ms(answer)
 
 
 def _seen(computer: Mapping[str, Any]) -> SeenNode:
@@ -130,12 +130,13 @@ def _seen(computer: Mapping[str, Any]) -> SeenNode:
         labels=frozenset(label["name"] for label in computer.get("assignedLabels") or ()) - {name},
         connected=not computer.get("offline"),
         held=str(computer.get("offlineCauseReason") or "") if held else None,
-        builds=tuple(_builds(computer)),
+        builds=tuple(running_builds(computer)),
         disk=_disk(computer.get("monitorData")),
     )
 
 
-def _builds(computer: Mapping[str, Any]) -> Iterable[str]:
+def running_builds(computer: Mapping[str, Any]) -> Iterable[str]:
+    """The URLs of what has an executor of a node, as the controller lists it."""
     for executor in computer.get("executors") or ():
         build = executor.get("currentExecutable")
         if build:
@@ -154,7 +155,8 @@ def _disk(monitors: Mapping[str, Any] | None) -> Disk | None:
     return Disk(free_bytes=int(found["size"]), at_ms=int(found.get("timestamp") or 0))
 
 
-def _time_ms(answer: Answer) -> int | None:
+def time_ms(answer: Answer) -> int | None:
+    """The controller's own time; None where it does not tell."""
     try:
         return round(parsedate_to_datetime(answer.headers["Date"]).timestamp() * 1000)
     except (KeyError, ValueError):

@@ -25,6 +25,7 @@ from provisioner.cleanup.state import (
     failures,
     is_looked_after,
     is_our_quarantine,
+    soiled,
 )
 from provisioner.config import Settings
 from provisioner.controller.rest import Rest
@@ -302,6 +303,20 @@ class Scheduler:
             expected=watched & node.labels,
             guarded=add == policy.clean and policy.after_builds == 1,
         )
+
+    def soil(self, name: str, reason: str) -> bool:
+        """Have a node cleaned before it is clean again, whatever it is now; False: it is not looked after.
+
+        Raises:
+            ControllerError: the change could not be made.
+        """
+        for _ in range(TRIES):
+            node = next((n for n in self.look().nodes if n.name == name), None)
+            if node is None or not is_looked_after(node, self._policy) or name in self._policy.skip:
+                return False
+            if self._make_dirty(node, soiled(node, NodeState.NEW, reason)):
+                return True
+        raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
 
     # -- for a person
 

@@ -151,11 +151,11 @@ def _decide(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
     if clean == dirty:
         both = f"it was both {policy.clean} and {policy.dirty}"
         neither = f"it was neither {policy.clean} nor {policy.dirty}"
-        return _soiled(node, NodeState.NEW, both if clean else neither)
+        return soiled(node, NodeState.NEW, both if clean else neither)
     return _decide_clean(node, now_ms, policy) if clean else _decide_dirty(node, now_ms, policy)
 
 
-def _soiled(node: NodeFacts, state: NodeState, reason: str) -> Decision:
+def soiled(node: NodeFacts, state: NodeState, reason: str) -> Decision:
     """Dirty now; the success that made it clean is used up first, so that it can never be believed again."""
     believed = evidence(node)
     note = Note(word=Word.SPENT, text=f"{node.name} is dirty again: {reason}") if believed else None
@@ -166,21 +166,21 @@ def _decide_clean(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
     believed = evidence(node)
     if believed is None or believed.ended_ms is None:
         # a form that was opened before and saved after the node became dirty brings the label back
-        return _soiled(node, NodeState.CLEAN, "no cleaning that still counts stands behind its label")
+        return soiled(node, NodeState.CLEAN, "no cleaning that still counts stands behind its label")
     uses, mark = _uses(node, believed, believed.ended_ms)
     if policy.after_builds and len(uses) >= policy.after_builds:
         last = _use_in_words(uses[-1])
-        return _soiled(
+        return soiled(
             node, NodeState.CLEAN, last if len(uses) == 1 else f"{len(uses)} builds used it, the last: {last}"
         )
     age_s = (now_ms - believed.ended_ms) / 1000
     if policy.after_age_s is not None and age_s > policy.after_age_s:
-        return _soiled(node, NodeState.CLEAN, f"it was cleaned {_span(age_s)} ago")
+        return soiled(node, NodeState.CLEAN, f"it was cleaned {_span(age_s)} ago")
     # what was measured before the cleaning says nothing; a monitor measures once an hour
     disk = node.disk if node.disk is not None and node.disk.at_ms > believed.ended_ms else None
     if policy.disk_below is not None and disk is not None and disk.free_bytes < policy.disk_below:
         free = f"only {disk.free_bytes / 2**30:.1f} GiB are free on its disk"
-        return _soiled(node, NodeState.CLEAN, free)
+        return soiled(node, NodeState.CLEAN, free)
     before = believed.note
     note = Note(word=Word.CLEAN, idle_mark_ms=mark, uses=uses, text=f"made {node.name} clean")
     if (before.idle_mark_ms if before else None, before.uses if before else ()) != (mark, uses):

@@ -30,6 +30,7 @@ VERBS: Mapping[str, str] = {
     "orphans": "provisioner.commands.orphans",
     "bridge": "provisioner.commands.bridge",
     "cleanup": "provisioner.commands.cleanup",
+    "loan": "provisioner.commands.loan",
     "demo": "provisioner.commands.demo",
     "schema": "provisioner.commands.schema",
     "version": "provisioner.commands.version",

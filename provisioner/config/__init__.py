@@ -13,6 +13,7 @@ from provisioner.config.loading import (
     load_to_run,
     missing_secrets,
 )
+from provisioner.config.loans import LoanMachine, Loans
 from provisioner.config.providers import Provider, Ssh, Tls
 from provisioner.config.secret import SecretRef
 from provisioner.config.settings import Cleanup, CleanupAfter, CleanupLabels, Http, Limits, Registry, Settings
@@ -32,6 +33,8 @@ __all__ = [
     "Http",
     "JavaSource",
     "Limits",
+    "LoanMachine",
+    "Loans",
     "Provider",
     "PullPolicy",
     "Registry",

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from provisioner.config.controllers import Controller
 from provisioner.config.kinds import BackendKind, BridgeChoice
+from provisioner.config.loans import Loans
 from provisioner.config.problems import KeyPath, Problem
 from provisioner.config.providers import Provider
 from provisioner.config.settings import Cleanup, Registry
@@ -29,6 +30,7 @@ class Parts:
     providers: Mapping[int, Provider]
     templates: Mapping[int, Template]
     cleanup: Cleanup | None
+    loans: Loans | None
     has_cleanup: bool
     names: Mapping[str, Mapping[int, str]]  # of controllers, providers, templates
 
@@ -51,8 +53,9 @@ def names_are_unique(parts: Parts) -> Iterator[Problem]:
 
 
 def something_to_do(parts: Parts) -> Iterator[Problem]:
-    """There is a template, or at least a cleanup."""
-    if not parts.names["templates"] and not parts.templates and not parts.has_cleanup:
+    """There is a template, or at least a cleanup or loans."""
+    others = parts.has_cleanup or parts.loans is not None
+    if not parts.names["templates"] and not parts.templates and not others:
         yield Problem(path=("templates",), text="is missing or empty; write what to start for which labels")
 
 
@@ -68,6 +71,18 @@ def names_are_known(parts: Parts) -> Iterator[Problem]:
                 yield Problem(path=(*at, "extends"), text="names the template itself; name another one")
     if parts.cleanup is not None:
         yield from _name_problem(parts, "controllers", ("cleanup", "controller"), parts.cleanup.controller)
+
+
+def machines_are_known(parts: Parts) -> Iterator[Problem]:
+    """A machine's node is at a controller that there is, and stands once."""
+    seen: set[tuple[str, str]] = set()
+    for index, machine in enumerate(parts.loans.machines if parts.loans is not None else ()):
+        at: KeyPath = ("loans", "machines", index)
+        yield from _name_problem(parts, "controllers", (*at, "controller"), machine.controller)
+        if (machine.controller, machine.node) in seen:
+            text = f'"{machine.node}" stands twice for controller {machine.controller}; leave one out'
+            yield Problem(path=(*at, "node"), text=text)
+        seen.add((machine.controller, machine.node))
 
 
 def images_are_there(parts: Parts) -> Iterator[Problem]:
@@ -204,6 +219,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     names_are_unique,
     something_to_do,
     names_are_known,
+    machines_are_known,
     images_are_there,
     labels_are_served,
     inner_names_are_unique,

@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from provisioner.config.controllers import Controller
+from provisioner.config.loans import Loans
 from provisioner.config.problems import KeyPath
 from provisioner.config.providers import Provider
 from provisioner.config.rules import Parts
@@ -25,6 +26,7 @@ _STAND_INS: Mapping[type[BaseModel], Mapping[str, object]] = {
     Provider: {"name": "x", "max_agents": 1},
     Template: {"name": "x", "labels": ["x"], "providers": ["x"]},
     Cleanup: {"controller": "x", "job": "x"},
+    Loans: {},
 }
 
 
@@ -46,6 +48,7 @@ def salvage(value: Mapping[str, object]) -> tuple[Parts, frozenset[KeyPath]]:
         providers=entries(Provider, "providers"),
         templates=entries(Template, "templates"),
         cleanup=_salvaged(Cleanup, value.get("cleanup"), ("cleanup",), dropped),
+        loans=_salvaged(Loans, value.get("loans"), ("loans",), dropped),
         has_cleanup=value.get("cleanup") is not None,
         names={section: _names(value.get(section)) for section in _LISTS},
     )

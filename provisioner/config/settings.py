@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from provisioner.config.controllers import Controller
+from provisioner.config.loans import Loans
 from provisioner.config.part import Part
 from provisioner.config.providers import Provider
 from provisioner.config.secret import SecretRef
@@ -131,6 +132,7 @@ class Settings(Part):
     providers: tuple[Provider, ...] = Field((), description="places where instances live")
     templates: tuple[Template, ...] = Field((), description="what to start for which labels")
     cleanup: Cleanup | None = Field(None, description="scheduler of long-lived nodes; default: none")
+    loans: Loans = Field(default_factory=Loans, description="static nodes that are lent to another controller")
 
     @property
     def state_file(self) -> Path:

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from provisioner.controller.labels import BARE, placeholder_name
 from provisioner.controller.port import Launcher, NodeOrder, Registration
-from provisioner.controller.rest import Rest
+from provisioner.controller.rest import Answer, Rest
 from provisioner.controller.rest_views import BAR_REASON, mark, marked_for, placeholder_mark
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
@@ -118,21 +118,7 @@ class RestNodes:
         self, name: str, description: str, labels: Sequence[str], remote_fs: str, *, web_socket: bool
     ) -> bool:
         """Whether it was made now; False: there is one of that name."""
-        kind = "hudson.slaves.DumbSlave"
-        launcher, always = "hudson.slaves.JNLPLauncher", "hudson.slaves.RetentionStrategy$Always"
-        node = {
-            "name": name,
-            "nodeDescription": description,
-            "numExecutors": "1",
-            "remoteFS": remote_fs,
-            "labelString": " ".join(_label(x) for x in labels),
-            "mode": "EXCLUSIVE",
-            "type": kind,
-            "retentionStrategy": {"stapler-class": always, "$class": always},
-            "nodeProperties": {"stapler-class-bag": "true"},
-            "launcher": {"stapler-class": launcher, "$class": launcher, "webSocket": web_socket},
-        }
-        form = {"name": name, "type": kind, "json": json.dumps(node)}
+        form = node_form(name, description, labels, remote_fs, web_socket=web_socket)
         try:
             await self._pool.run(
                 self._http.call, "POST", "computer/doCreateItem", op="register", form=form, expect=(200, 302)
@@ -145,13 +131,7 @@ class RestNodes:
 
     async def _secret(self, name: str) -> str:
         path = f"computer/{quote(name)}/jenkins-agent.jnlp"
-        answer = await self._pool.run(self._http.call, "GET", path, op="secret")
-        found = _SECRET.search(answer.text)
-        if found is None:
-            raise ControllerError(
-                f"controller {self._http.name}: the launch file of node {name} holds no secret", code=answer.status
-            )
-        return found[1]
+        return launch_secret(self._http, name, await self._pool.run(self._http.call, "GET", path, op="secret"))
 
     async def _description(self, name: str) -> str | None:
         """The node's description; None: there is no such node."""
@@ -175,6 +155,47 @@ class RestNodes:
     async def _delete(self, name: str) -> None:
         path = f"computer/{quote(name)}/doDelete"
         await self._pool.run(self._http.call, "POST", path, op="remove", expect=(200, 302, 404))
+
+
+def node_form(
+    name: str,
+    description: str,
+    labels: Sequence[str],
+    remote_fs: str,
+    *,
+    web_socket: bool,
+    executors: int = 1,
+) -> dict[str, str]:
+    """The form of `computer/doCreateItem` for an inbound node that takes only builds that ask for its labels."""
+    kind = "hudson.slaves.DumbSlave"
+    launcher, always = "hudson.slaves.JNLPLauncher", "hudson.slaves.RetentionStrategy$Always"
+    node = {
+        "name": name,
+        "nodeDescription": description,
+        "numExecutors": str(executors),
+        "remoteFS": remote_fs,
+        "labelString": " ".join(_label(x) for x in labels),
+        "mode": "EXCLUSIVE",
+        "type": kind,
+        "retentionStrategy": {"stapler-class": always, "$class": always},
+        "nodeProperties": {"stapler-class-bag": "true"},
+        "launcher": {"stapler-class": launcher, "$class": launcher, "webSocket": web_socket},
+    }
+    return {"name": name, "type": kind, "json": json.dumps(node)}
+
+
+def launch_secret(http: Rest, name: str, launch_file: Answer) -> str:
+    """The secret in a node's launch file.
+
+    Raises:
+        ControllerError: there is none.
+    """
+    found = _SECRET.search(launch_file.text)
+    if found is None:
+        raise ControllerError(
+            f"controller {http.name}: the launch file of node {name} holds no secret", code=launch_file.status
+        )
+    return found[1]
 
 
 def _label(label: str) -> str:

@@ -18,6 +18,7 @@ from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
 from provisioner.sidecar.assembly import assemble
 from provisioner.sidecar.cleaning import CleanupLoop
+from provisioner.sidecar.lending import LoanLoop
 from provisioner.sidecar.reload import apply_settings
 from provisioner.web.server import WebServer
 
@@ -66,6 +67,8 @@ class Sidecar:
             stack.callback(cleanup.cancel)
             for caution in cautions(self._settings):
                 log.warning("config.caution", problem=caution)
+            loans = asyncio.create_task(LoanLoop(desk).run(), name="loans")
+            stack.callback(loans.cancel)
             self._catch_signals()
             ready(address)
             stopped = asyncio.create_task(self._stop.wait(), name="stop")

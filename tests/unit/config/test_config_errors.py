@@ -8,6 +8,7 @@ from config_samples import REMOVED, examined, told, told_of
 
 from provisioner.config import cautions
 
+MACHINE = {"controller": "main", "node": "n", "ssh": "u@h", "key": "/k", "host_key": "ssh-ed25519 AAAA"}
 T = "templates.0"
 P = "providers.0"
 C = "controllers.0"
@@ -123,6 +124,12 @@ CASES: list[tuple[str, list[tuple[str, Any]], str, str]] = [
     ("a java of an engine", [(f"{P}.java", "/usr/bin/java")], "providers[0].java", "is for backend process only, not for docker"),
     ("a cleanup of no controller", [("cleanup", {"controller": "x", "job": "j"})], "cleanup.controller", '"x" is none of the controllers'),
     ("a cleanup with one label for two", [("cleanup", {"controller": "main", "job": "j", "labels": {"dirty": "clean"}})], "cleanup.labels", "must be three different labels"),
+    ("a lent machine of no controller", [("loans", {"machines": [MACHINE | {"controller": "x"}]})], "loans.machines[0].controller", '"x" is none of the controllers'),
+    ("a lent machine twice", [("loans", {"machines": [MACHINE, MACHINE]})], "loans.machines[1].node", '"n" stands twice for controller main'),
+    ("a lent machine without account", [("loans", {"machines": [MACHINE | {"ssh": "host"}]})], "loans.machines[0].ssh", "write USER@HOST or USER@HOST:PORT"),
+    ("a lent machine without host key", [("loans", {"machines": [MACHINE | {"host_key": "SHA256:x"}]})], "loans.machines[0].host_key", "is no host key; write what `ssh-keyscan HOST` prints"),
+    ("a loan into a folder above", [("loans", {"folder": "../x"})], "loans.folder", "is no usable folder"),
+    ("a lease of nothing", [("loans", {"lease": 0})], "loans.lease", "must be more than 0"),
     ("an override without bounds", [(f"{T}.overrides.memory", {"parameter": "M"})], "templates[0].overrides.memory", "needs an allow-list or a maximum"),
     ("an image override without list", [(f"{T}.overrides.image", {"parameter": "I"})], "templates[0].overrides.image", "needs an allow-list"),
     ("an image override with a maximum", [(f"{T}.overrides.image", {"max": 5})], "templates[0].overrides.image.max", "is not a key here"),

@@ -1,0 +1,430 @@
+"""Loans between two stand-ins, whose lent machine is this one, reached over SSH."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.seen_processes import processes
+from tests.sidecar_process import SidecarProcess
+from tests.ssh_machine import SshMachine
+from tests.standin_process import AgentProcess, StandinProcess, ask, eventually, load_controller_module, secret_of
+
+TOOLS = load_controller_module()
+NODE = "static-1"
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[StandinProcess]:
+    with StandinProcess("--bridge", "init") as running:
+        yield running
+
+
+@pytest.fixture
+def borrower(other: StandinProcess) -> Iterator[StandinProcess]:
+    yield other
+    other.reset()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshMachine]:
+    with SshMachine(tmp_path_factory.mktemp("ssh")) as running:
+        yield running
+
+
+class Estate:
+    """Two controllers; the first has a node that can be lent, and the job that cleans it."""
+
+    def __init__(self, lender: StandinProcess, borrower: StandinProcess, machine: SshMachine, folder: Path) -> None:
+        self.lender, self.borrower, self.machine, self.folder = lender, borrower, machine, folder
+        self.root = folder / NODE
+        self.loans_folder = self.root / "loans"
+        clean = "node(params.NODE) { sh 'echo cleaned >> ../../journal' }"
+        self.create(lender, "node-cleanup", TOOLS.pipeline_xml(clean, parameters={"NODE": ""}))
+        self.create(lender, "at-home", TOOLS.freestyle_xml("echo home >> ../../journal", label="clean"))
+        self.create(lender, "long", TOOLS.freestyle_xml("while [ ! -e ../../go ]; do sleep 0.1; done", label="linux"))
+        self.create(borrower, "away", TOOLS.freestyle_xml("echo away >> ../../../../../journal", label="gpu"))
+        self.create(
+            borrower, "long", TOOLS.freestyle_xml("while [ ! -e ../../../../../go ]; do sleep 0.1; done", label="gpu")
+        )
+        node = {"name": NODE, "labelString": "linux cleanable", "remoteFS": str(self.root), "numExecutors": "1"}
+        node |= {"launcher": {"stapler-class": "hudson.slaves.JNLPLauncher", "webSocket": True}}
+        form = {"name": NODE, "type": "hudson.slaves.DumbSlave", "json": json.dumps(node)}
+        assert ask(lender, "POST", "computer/doCreateItem", form=form).status == 302
+        self.agent = AgentProcess(lender, NODE, folder)
+        eventually(lambda: not self.home()["offline"], "the node is connected")
+        self.settings: dict[str, Any] = {
+            "id": f"loans{os.getpid()}",
+            "controllers": [
+                {
+                    "name": name,
+                    "url": controller.url,
+                    "user": controller.user,
+                    "token": {"file": str(self._token(name, controller.token))},
+                    "bridge": "off",
+                }
+                for name, controller in (("main", lender), ("other", borrower))
+            ],
+            "cleanup": {"controller": "main", "job": "node-cleanup", "interval": 1, "retry_after": 0},
+            "loans": {
+                "interval": 1,
+                "connect": 20,
+                "machines": [
+                    {
+                        "controller": "main",
+                        "node": NODE,
+                        "ssh": f"somebody@127.0.0.1:{machine.port}",
+                        "key": str(machine.key_file),
+                        "host_key": machine.host_key,
+                        "java": lender.java,
+                    }
+                ],
+            },
+        }
+
+    def _token(self, name: str, token: str) -> Path:
+        file = self.folder / f"{name}.token"
+        file.write_text(token)
+        return file
+
+    def create(self, controller: StandinProcess, name: str, xml: str) -> None:
+        reply = ask(controller, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
+        assert reply.status == 200, reply.text
+
+    def command(self, *options: str) -> list[str]:
+        file = self.folder / "loans.yaml"
+        file.write_text(yaml.safe_dump(self.settings))
+        return [sys.executable, "-m", "provisioner", "loan", "-c", str(file), *options]
+
+    def run(self, *options: str, within_s: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*options), capture_output=True, text=True, timeout=within_s, check=False)
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command(*options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def lend(self, *options: str) -> str:
+        """The name of the borrower's node."""
+        ended = self.run(NODE, "--to", "other", "--labels", "gpu big", *options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        (name,) = self.guests()
+        return name
+
+    def home(self) -> dict[str, Any]:
+        found: dict[str, Any] = ask(self.lender, "GET", f"computer/{NODE}/api/json").json()
+        return found
+
+    def home_labels(self) -> set[str]:
+        return {label["name"] for label in self.home()["assignedLabels"]} - {NODE}
+
+    def guests(self) -> list[str]:
+        computers = ask(self.borrower, "GET", "computer/api/json").json()["computer"]
+        return [c["displayName"] for c in computers if c["displayName"].startswith("loan-")]
+
+    def guest(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = ask(self.borrower, "GET", f"computer/{name}/api/json").json()
+        return found
+
+    def build(self, controller: StandinProcess, job: str, *, wait: bool = True) -> None:
+        assert ask(controller, "POST", f"job/{job}/build?delay=0sec").status == 201
+        if wait:
+            eventually(lambda: self.result(controller, job) == "SUCCESS", f"{job} has run", within_s=40)
+
+    def result(self, controller: StandinProcess, job: str) -> str | None:
+        reply = ask(controller, "GET", f"job/{job}/lastBuild/api/json")
+        return str(reply.json()["result"]) if reply.status == 200 and not reply.json()["building"] else None
+
+    def running(self, controller: StandinProcess, job: str) -> bool:
+        reply = ask(controller, "GET", f"job/{job}/lastBuild/api/json")
+        return reply.status == 200 and bool(reply.json()["building"])
+
+    def journal(self) -> list[str]:
+        file = self.root / "journal"
+        return file.read_text().split() if file.exists() else []
+
+    def processes(self, name: str) -> list[str]:
+        """The command lines of what carries a loan's mark."""
+        return [cmd for cmd, environ in processes() if f"JENKINS_PROVISIONER_LOAN={name}" in environ]
+
+    def nothing_left(self, name: str) -> None:
+        assert self.guests() == []
+        assert self.processes(name) == []
+        assert not self.loans_folder.exists()
+
+    def end(self) -> None:
+        (self.root / "go").touch()
+        self.run("--once")
+        for name in self.guests():
+            self.run(NODE, "--return", "--now")
+            assert self.processes(name) == []
+        self.agent.end()
+
+
+@pytest.fixture
+def estate(standin: StandinProcess, borrower: StandinProcess, machine: SshMachine, tmp_path: Path) -> Iterator[Estate]:
+    made = Estate(standin, borrower, machine, tmp_path)
+    yield made
+    made.end()
+
+
+def test_a_node_is_lent_serves_there_comes_back_and_is_cleaned_before_it_serves_here(estate: Estate) -> None:
+    name = estate.lend("--for", "1h", "--reason", "a release")
+    assert re.fullmatch(r"loan-static-1-[a-z2-7]{13}", name)
+    cause = estate.home()["offlineCauseReason"]
+    assert cause.startswith("[provisioner loan] lent to other until 20")
+    assert "(a release)" in cause
+    assert {label["name"] for label in estate.guest(name)["assignedLabels"]} == {"gpu", "big", name}
+    assert "static-1 of main" in estate.guest(name)["description"]
+    assert "dirty" in estate.home_labels()
+    rows = json.loads(estate.run("--json").stdout)["loans"]
+    assert [(r["node"], r["lender"], r["to"], r["state"], r["loan"]) for r in rows] == [
+        (NODE, "main", "other", "lent", name)
+    ]
+    estate.build(estate.borrower, "away")
+    assert estate.journal() == ["away"]
+
+    ended = estate.run(NODE, "--return")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"{NODE} is back at main, clean"
+    assert estate.journal() == ["away", "cleaned"]
+    estate.nothing_left(name)
+    assert estate.home()["offline"] is False
+    assert estate.home_labels() == {"linux", "cleanable", "clean"}
+    estate.build(estate.lender, "at-home")
+    assert estate.journal() == ["away", "cleaned", "home"]
+    assert estate.run().stdout == "nothing is lent\n"
+
+
+def test_the_secret_is_in_one_file_of_the_owner_alone_and_nowhere_else(estate: Estate) -> None:
+    estate.machine.commands.clear()
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for cmd, environ in processes():
+                seen.update(re.findall(r"[0-9a-f]{64}", cmd + environ))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        ended = estate.run(NODE, "--to", "other", "--labels", "gpu")
+    finally:
+        done.set()
+        watcher.join()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (name,) = estate.guests()
+    secret = secret_of(estate.borrower, name)
+    assert secret not in seen
+    told = [ended.stdout, ended.stderr, *estate.machine.commands]
+    told += [ask(estate.lender, "GET", f"computer/{NODE}/config.xml").text]
+    told += [ask(estate.borrower, "GET", f"computer/{name}/config.xml").text, json.dumps(estate.home())]
+    assert all(secret not in text for text in told)
+    files = [f for f in estate.loans_folder.rglob("*") if f.is_file()]
+    holding = [f for f in files if secret.encode() in f.read_bytes()]
+    assert [f.name for f in holding] == ["secret"]
+    assert holding[0].stat().st_mode & 0o777 == 0o600
+    assert holding[0].parent.stat().st_mode & 0o777 == 0o700
+    assert len(estate.processes(name)) == 1
+
+
+def test_running_builds_are_waited_for_or_the_loan_is_refused(estate: Estate) -> None:
+    estate.build(estate.lender, "long", wait=False)
+    eventually(lambda: estate.running(estate.lender, "long"), "it runs")
+    refused = estate.run(NODE, "--to", "other", "--no-wait")
+    assert refused.returncode == 1
+    assert "static-1 runs http" in refused.stderr
+    assert estate.home()["temporarilyOffline"] is False
+
+    lending = estate.start(NODE, "--to", "other", "--labels", "gpu")
+    eventually(lambda: estate.home()["temporarilyOffline"], "it takes no new build")
+    time.sleep(2)
+    assert estate.guests() == []
+    (estate.root / "go").touch()
+    output = lending.communicate(timeout=30)[0]
+    assert lending.returncode == 0, output
+    (estate.root / "go").unlink()
+
+    (name,) = estate.guests()
+    estate.build(estate.borrower, "long", wait=False)
+    eventually(lambda: estate.running(estate.borrower, "long"), "it runs there")
+    refused = estate.run(NODE, "--return", "--no-wait")
+    assert refused.returncode == 1
+    assert "runs on it at other; nothing was changed" in refused.stderr
+    assert estate.guest(name)["temporarilyOffline"] is False
+    returning = estate.start(NODE, "--return")
+    eventually(lambda: estate.guest(name)["temporarilyOffline"], "it takes no new build there")
+    time.sleep(2)
+    assert estate.running(estate.borrower, "long")
+    (estate.root / "go").touch()
+    output = returning.communicate(timeout=40)[0]
+    assert returning.returncode == 0, output
+    assert estate.result(estate.borrower, "long") == "SUCCESS"
+    estate.nothing_left(name)
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_make_one_loan(estate: Estate) -> None:
+    commands = [estate.start(NODE, "--to", "other", "--labels", "gpu") for _ in range(2)]
+    outputs = [command.communicate(timeout=60)[0] for command in commands]
+    assert 0 in {command.returncode for command in commands}, outputs
+    (name,) = estate.guests()
+    assert len(estate.processes(name)) == 1
+    commands = [estate.start(NODE, "--return") for _ in range(2)]
+    outputs = [command.communicate(timeout=60)[0] for command in commands]
+    assert 0 in {command.returncode for command in commands}, outputs
+    estate.nothing_left(name)
+    assert estate.home()["offline"] is False
+    assert "clean" in estate.home_labels()
+
+
+@pytest.mark.parametrize("killed_after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2, 3))])
+def test_a_loan_that_was_killed_at_a_step_goes_on(estate: Estate, killed_after: int) -> None:
+    """`kill -9` after so many lines of what it did, or as soon as the node is out of service."""
+    _kill_after(
+        estate.start(NODE, "--to", "other", "--labels", "gpu"),
+        killed_after,
+        first=lambda: estate.home()["temporarilyOffline"],
+    )
+    eventually(lambda: estate.run("--once").returncode == 0 and _lent(estate), "it is lent", within_s=60)
+    (name,) = estate.guests()
+    estate.build(estate.borrower, "away")
+    assert len(estate.processes(name)) == 1
+
+    _kill_after(estate.start(NODE, "--return"), killed_after, first=lambda: "state=returning" in _cause(estate))
+    eventually(lambda: estate.run("--once").returncode == 0 and estate.guests() == [], "it is back", within_s=60)
+    eventually(lambda: estate.home()["offline"] is False, "it is in service")
+    estate.nothing_left(name)
+    assert {"dirty", "clean"} & estate.home_labels()
+
+
+def _kill_after(process: subprocess.Popen[str], lines: int, *, first: Callable[[], object]) -> None:
+    assert process.stdout is not None
+    if lines == 0:
+        while not first() and process.poll() is None:
+            time.sleep(0.01)
+    for _ in range(lines):
+        process.stdout.readline()
+    process.kill()
+    process.wait(10)
+    process.stdout.close()
+
+
+def _cause(estate: Estate) -> str:
+    return str(estate.home()["offlineCauseReason"])
+
+
+def _lent(estate: Estate) -> bool:
+    rows = json.loads(estate.run("--json").stdout)["loans"]
+    return bool(rows) and rows[0]["state"] == "lent"
+
+
+def test_a_forgotten_loan_comes_back_by_its_lease_also_after_a_restart_of_the_sidecar(
+    estate: Estate, tmp_path: Path
+) -> None:
+    name = estate.lend("--for", "14s")
+    folder = tmp_path / "sidecar"
+    folder.mkdir()
+    sidecar = SidecarProcess(folder, estate.settings, token="unused")
+    sidecar.start(ready=False)
+    try:
+        eventually(lambda: "loans" in json.loads(sidecar.get("/healthz")[1])["loops"], "its loop is at work")
+        sidecar.kill()
+        assert estate.guests() == [name]
+        sidecar.start(ready=False)
+        eventually(lambda: "clean" in estate.home_labels(), "it is back and clean", within_s=60)
+        assert estate.home()["offline"] is False
+        estate.nothing_left(name)
+    finally:
+        sidecar.stop()
+
+
+@pytest.mark.slow
+def test_the_machine_is_left_clean_although_the_borrower_is_gone_and_its_node_goes_when_it_is_back(
+    estate: Estate,
+) -> None:
+    name = estate.lend()
+    estate.settings["loans"]["absent_after"] = 2
+    ask(estate.borrower, "POST", "standin/knobs", body=json.dumps({}))
+    url = estate.settings["controllers"][1]["url"]
+    estate.settings["controllers"][1]["url"] = "http://127.0.0.1:9/"
+    estate.settings["loans"]["grace"] = 0
+    eventually(lambda: estate.run("--once") and estate.home()["temporarilyOffline"] is False, "it is back", within_s=60)
+    assert estate.processes(name) == []
+    assert not estate.loans_folder.exists()
+    assert estate.guests() == [name]
+    estate.settings["controllers"][1]["url"] = url
+    eventually(lambda: estate.run("--once") and estate.guests() == [], "its node is gone", within_s=30)
+
+
+@pytest.mark.slow
+def test_an_agent_that_died_is_started_again_and_a_person_s_changes_end_the_loan(estate: Estate) -> None:
+    name = estate.lend()
+    (pid,) = [int(f.name) for f in Path("/proc").iterdir() if f.name.isdigit() and _marked(f, name)]
+    os.kill(pid, 9)
+    eventually(lambda: estate.guest(name)["offline"], "it is gone")
+    assert estate.run("--once").returncode == 0
+    eventually(lambda: not estate.guest(name)["offline"], "it is there again")
+
+    # somebody brings it back by hand at the lender, who then knows of no loan
+    ask(estate.lender, "POST", f"computer/{NODE}/toggleOffline")
+    assert json.loads(estate.run("--json").stdout)["loans"][0]["state"] == "forgotten"
+    assert estate.run("--once").returncode == 0
+    estate.nothing_left(name)
+
+    # somebody removes it by hand at the borrower
+    name = estate.lend()
+    ask(estate.borrower, "POST", f"computer/{name}/doDelete")
+    assert estate.run("--once").returncode == 0
+    estate.nothing_left(name)
+    assert estate.home()["temporarilyOffline"] is False
+
+
+def _marked(folder: Path, name: str) -> bool:
+    try:
+        return f"JENKINS_PROVISIONER_LOAN={name}".encode() in (folder / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_what_cannot_be_lent_is_refused_with_the_reason_and_nothing_is_changed(estate: Estate) -> None:
+    for options, why in (
+        (("nobody", "--to", "other"), "no node nobody is at main"),
+        ((NODE, "--to", "nowhere"), "there is no controller nowhere in the configuration"),
+        ((NODE, "--return"), "static-1 is not lent"),
+        (("--to", "other"), "name the node"),
+        ((NODE, "--to", "other", "--for", "long"), "--for long"),
+    ):
+        ended = estate.run(*options)
+        assert ended.returncode == 1, options
+        assert why in ended.stderr
+    ask(estate.lender, "POST", f"computer/{NODE}/toggleOffline?offlineMessage=mine")
+    ended = estate.run(NODE, "--to", "other")
+    assert "static-1 was taken offline by somebody (mine)" in ended.stderr
+    ask(estate.lender, "POST", f"computer/{NODE}/toggleOffline")
+    (machine,) = estate.settings["loans"]["machines"]
+    for key, value, why in (
+        ("java", "/nowhere/java", "static-1 cannot be lent: on its machine: there is no Java executable /nowhere/java"),
+        ("host_key", estate.machine.other_host_key, "shows another host key than `loans.machines` has for it"),
+        ("ssh", "somebody@127.0.0.1:9", "static-1 cannot be lent: somebody@127.0.0.1:9 cannot be used"),
+    ):
+        right, machine[key] = machine[key], value
+        ended = estate.run(NODE, "--to", "other")
+        machine[key] = right
+        assert ended.returncode == 1
+        assert why in ended.stderr
+        assert estate.home()["temporarilyOffline"] is False
+    del estate.settings["loans"]["machines"]
+    ended = estate.run(NODE, "--to", "other")
+    assert "nothing can be started on the machine of static-1: add it to `loans.machines`" in ended.stderr
