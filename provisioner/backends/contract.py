@@ -49,6 +49,7 @@ class Order:
     env: Mapping[str, str] = field(default_factory=dict)
     pull: str = "missing"  # missing | always | never
     pull_timeout_s: float = 1800.0
+    channel: bool = False  # the command speaks through its standard input and output: see `Backend.open_channel`
     template: Mapping[str, object] = field(default_factory=dict)  # resources, volumes, dns …: the template's own keys
 
 
@@ -123,6 +124,34 @@ class Ended:
     agent: str
 
 
+class Channel(Protocol):
+    """Standard input and output of an instance's command, for its whole life.
+
+    Neither direction holds more than a bounded number of bytes: who does not read makes the command wait, and
+    `write` waits for the command.
+    """
+
+    async def read(self) -> bytes:
+        """What the command wrote; waits for it. Empty: the command ended, or closed its output."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Give the command something to read. Raises ConnectionError if it ended."""
+        ...
+
+    def said(self) -> tuple[str, ...]:
+        """The first lines of its standard error."""
+        ...
+
+    def last_words(self) -> tuple[str, ...]:
+        """The last lines of its standard error."""
+        ...
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End the command's input; a command that does not end by itself within the grace is killed. Idempotent."""
+        ...
+
+
 class Backend(Protocol):
     """One provider. Errors are `LaunchError` with the reason slug that the console will show."""
 
@@ -152,6 +181,18 @@ class Backend(Protocol):
         Every id is yielded as it arrives, and is on disk before the iterator is asked to go on. A name that
         exists already is what an earlier call left: it is finished or replaced, never an error. After an error
         the caller calls `stop`.
+        """
+        ...
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:
+        """The channel of an order with `channel`; its command, which `start` left waiting, begins now.
+
+        Another process than the one that started it may do this, and whoever does holds the command's input: when
+        that process dies, the input ends, and so does the command. It can be opened once in an instance's life.
+
+        Raises:
+            LaunchError: agent_lost, if it was opened before; create_rejected, if the command cannot begin;
+                template_invalid, if the backend has no channels.
         """
         ...
 

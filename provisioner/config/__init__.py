@@ -2,6 +2,7 @@
 
 from provisioner.config.cautions import cautions
 from provisioner.config.controllers import Controller
+from provisioner.config.gateway import Gateway
 from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, PullPolicy, TransportKind
 from provisioner.config.loading import (
     Examined,
@@ -30,6 +31,7 @@ __all__ = [
     "Controller",
     "Examined",
     "Finding",
+    "Gateway",
     "Http",
     "JavaSource",
     "Limits",

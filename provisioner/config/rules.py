@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from provisioner.config.controllers import Controller
-from provisioner.config.kinds import BackendKind, BridgeChoice
+from provisioner.config.gateway import Gateway
+from provisioner.config.kinds import BackendKind, BridgeChoice, TransportKind
 from provisioner.config.loans import Loans
 from provisioner.config.problems import KeyPath, Problem
 from provisioner.config.providers import Provider
@@ -32,6 +33,7 @@ class Parts:
     cleanup: Cleanup | None
     loans: Loans | None
     has_cleanup: bool
+    gateway: Gateway | None
     names: Mapping[str, Mapping[int, str]]  # of controllers, providers, templates
 
 
@@ -202,6 +204,31 @@ def standby_has_a_bridge(parts: Parts) -> Iterator[Problem]:
             yield Problem(path=path, text=text)
 
 
+def gateway_is_found(parts: Parts) -> Iterator[Problem]:
+    """A controller that is told to dial the gateway can find it."""
+    gateway = parts.gateway
+    served = [
+        controller
+        for template in parts.templates.values()
+        if template.transport is TransportKind.SSH_GATEWAY
+        for controller in parts.controllers.values()
+        if template.serves(controller.name)
+    ]
+    if gateway is None or gateway.address is not None or not served:
+        return
+    if gateway.anywhere:
+        text = "is missing; `listen` names no address that a controller could dial, write host or host:port"
+        yield Problem(path=("gateway", "address"), text=text)
+    for controller in served:
+        if gateway.place[0] in _LOOPBACK and urlsplit(controller.url).hostname not in _LOOPBACK:
+            text = (
+                f"is missing; controller {controller.name} is on another machine, so write `listen` with an address of "
+                "this one, and here host or host:port as the controller reaches it"
+            )
+            yield Problem(path=("gateway", "address"), text=text)
+            return
+
+
 def keys_fit_backend(parts: Parts) -> Iterator[Problem]:
     """No key is given that the backend would pass over."""
     for index, provider in parts.providers.items():
@@ -226,6 +253,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     endpoints_fit,
     agent_urls_are_of_one_controller,
     standby_has_a_bridge,
+    gateway_is_found,
     keys_fit_backend,
 )
 

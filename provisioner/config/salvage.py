@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from provisioner.config.controllers import Controller
+from provisioner.config.gateway import Gateway
 from provisioner.config.loans import Loans
 from provisioner.config.problems import KeyPath
 from provisioner.config.providers import Provider
@@ -27,6 +28,7 @@ _STAND_INS: Mapping[type[BaseModel], Mapping[str, object]] = {
     Template: {"name": "x", "labels": ["x"], "providers": ["x"]},
     Cleanup: {"controller": "x", "job": "x"},
     Loans: {},
+    Gateway: {},
 }
 
 
@@ -49,6 +51,7 @@ def salvage(value: Mapping[str, object]) -> tuple[Parts, frozenset[KeyPath]]:
         templates=entries(Template, "templates"),
         cleanup=_salvaged(Cleanup, value.get("cleanup"), ("cleanup",), dropped),
         loans=_salvaged(Loans, value.get("loans"), ("loans",), dropped),
+        gateway=_salvaged(Gateway, value.get("gateway", {}), ("gateway",), dropped),
         has_cleanup=value.get("cleanup") is not None,
         names={section: _names(value.get(section)) for section in _LISTS},
     )

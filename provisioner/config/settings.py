@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from provisioner.config.controllers import Controller
+from provisioner.config.gateway import Gateway
 from provisioner.config.loans import Loans
 from provisioner.config.part import Part
 from provisioner.config.providers import Provider
@@ -131,6 +132,7 @@ class Settings(Part):
     registries: tuple[Registry, ...] = Field((), description="accounts at image registries")
     providers: tuple[Provider, ...] = Field((), description="places where instances live")
     templates: tuple[Template, ...] = Field((), description="what to start for which labels")
+    gateway: Gateway = Field(default_factory=Gateway, description="SSH server of the transport `ssh-gateway`")
     cleanup: Cleanup | None = Field(None, description="scheduler of long-lived nodes; default: none")
     loans: Loans = Field(default_factory=Loans, description="static nodes that are lent to another controller")
 
@@ -143,6 +145,11 @@ class Settings(Part):
     def token_file(self) -> Path:
         """The file of the API's token."""
         return Path(self.http.token_file) if self.http.token_file else self.state_file.parent / "token"
+
+    @property
+    def gateway_folder(self) -> Path:
+        """The folder of the gateway's process."""
+        return self.state_file.parent / "gateway"
 
     def work_dir(self, provider: Provider) -> Path:
         """The folder for the work folders of a process provider's agents."""

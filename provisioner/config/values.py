@@ -173,6 +173,28 @@ def split_listen(value: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def split_host_port(value: str) -> tuple[str, int]:
+    """Host and port of `host` or `host:port`, port 0 if there is none; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    if ":" not in value or value.endswith("]"):
+        value = f"{value}:0"
+    try:
+        host, port = split_listen(value)
+    except ValueError:
+        host, port = "", 0
+    if not (_HOST_NAME.fullmatch(host) or ":" in host):
+        raise ValueError(f"{_shown(value)} is not an address; write host or host:port such as ci.example.org:2222")
+    return host, port
+
+
+def _host_port(value: str) -> str:
+    split_host_port(value)
+    return value
+
+
 def _listen(value: str) -> str:
     split_listen(value)
     return value
@@ -215,3 +237,4 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 Label = Annotated[str, AfterValidator(_label)]
 JobPattern = Annotated[str, AfterValidator(_job)]
 Listen = Annotated[str, AfterValidator(_listen)]
+HostPort = Annotated[str, AfterValidator(_host_port)]

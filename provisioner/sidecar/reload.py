@@ -22,6 +22,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         "state": old.state == new.state,
         "http": old.http == new.http,
         "controllers": _bare_controllers(old) == _bare_controllers(new),
+        "gateway": old.gateway == new.gateway,
         "registries": old.registries == new.registries,
         # controllers are asked for these parameters and for no others
         "the parameters that `overrides` name": _parameters(old) == _parameters(new),

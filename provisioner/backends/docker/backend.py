@@ -10,13 +10,26 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import ParamSpec, TypeVar
 
-from provisioner.backends.contract import Checkpoint, Ended, Found, Listing, Order, Progress, Stats, Status
+from provisioner.backends.contract import (
+    Channel,
+    Checkpoint,
+    Ended,
+    Found,
+    InstanceState,
+    Listing,
+    Order,
+    Progress,
+    Stats,
+    Status,
+)
 from provisioner.backends.docker import reading, removal
+from provisioner.backends.docker.channel import attach
 from provisioner.backends.docker.container import limits_text
 from provisioner.backends.docker.engine import Engine, RefusedError, Tls, name
-from provisioner.backends.docker.faults import read_error
+from provisioner.backends.docker.faults import read_error, removal_error, start_error
 from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
@@ -24,6 +37,7 @@ from provisioner.backends.docker.runtime import problem as runtime_problem
 from provisioner.backends.docker.ssh import SshFiles
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
+from provisioner.model.errors import LaunchError, Reason
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -161,7 +175,38 @@ class DockerBackend:
             yield Progress(text=f"container {made.id[:12]} of an earlier start runs already")
             return
         await self._turns.step(self._starts, order.agent, self._launching.start, order, made.id)
-        yield Progress(text=f"container {made.id[:12]} of {order.image} started ({limits_text(order.template)})")
+        done = "made" if order.channel else "started"
+        yield Progress(text=f"container {made.id[:12]} of {order.image} {done} ({limits_text(order.template)})")
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:
+        """Attach to the container, then start it."""
+        if (await self.status(agent, ids)).state is not InstanceState.CREATED:
+            raise LaunchError(
+                f"the channel of {agent} cannot be opened: it was opened before, or its container is gone",
+                reason=Reason.AGENT_LOST,
+            )
+        container = ids.get("container", agent)
+        kill = partial(self._in, self._stops, self._kill, agent, container)
+        channel = await attach(self._engine, agent, container, kill)
+        try:
+            await self._in(self._starts, self._begin, agent, container)
+        except BaseException:
+            channel.let_go()
+            raise
+        return channel
+
+    def _begin(self, agent: str, container: str) -> None:
+        try:
+            self._engine.call("POST", f"/containers/{name(container)}/start")
+        except RefusedError as refused:
+            raise start_error(refused, agent) from refused
+
+    def _kill(self, agent: str, container: str) -> None:
+        try:
+            self._engine.call("POST", f"/containers/{name(container)}/kill")
+        except RefusedError as refused:
+            if refused.code not in (404, 409):  # gone, or ended
+                raise removal_error(refused, f"container {agent}") from refused
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """Kill and remove the container, its anonymous volumes and its secret volume."""

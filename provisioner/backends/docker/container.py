@@ -90,6 +90,8 @@ def body(
         **dict(_limits(order.template)),
         **dict(_names(order.template)),
     }
+    if order.channel:
+        host["LogConfig"] = {"Type": "none"}  # or all that a build sends were written to the engine's disk
     if network:
         host["NetworkMode"] = network
     if runtime:
@@ -104,6 +106,9 @@ def body(
         "Healthcheck": {"Test": ["NONE"]},  # the image's own is for its own command
         "HostConfig": host,
     }
+    if order.channel:
+        # who opens the channel holds the input: when they go, it ends, and the agent with it
+        made |= dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True)
     if order.run_as:
         made["User"] = order.run_as
     return made

@@ -147,7 +147,7 @@ class Engine:
 
     def __init__(self, *, endpoint: str, tls: Tls | None, ssh: SshFiles | None = None, timeout_s: float) -> None:
         self.endpoint = endpoint
-        self._tls = tls
+        self.tls = tls
         self._ssh = ssh
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -167,8 +167,8 @@ class Engine:
     def _connect(self) -> docker.APIClient:
         try:
             tls = (
-                TLSConfig(client_cert=(self._tls.cert, self._tls.key), ca_cert=self._tls.ca, verify=True)
-                if self._tls
+                TLSConfig(client_cert=(self.tls.cert, self.tls.key), ca_cert=self.tls.ca, verify=True)
+                if self.tls
                 else False
             )
             by_ssh = self.endpoint.startswith("ssh://")
@@ -198,6 +198,11 @@ class Engine:
         except Exception as error:  # each way to an engine has a library with errors of its own
             raise _unreachable(self.endpoint, error) from error
         return client
+
+    def api(self) -> str:
+        """The version of its API; errors as for `call`."""
+        self._connected()
+        return self._api
 
     def call(
         self,

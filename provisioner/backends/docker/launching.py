@@ -144,7 +144,7 @@ class Launching:
         return None
 
     def start(self, order: Order, container: str) -> None:
-        """Fill the secret volume, make the work folder, start.
+        """Fill the secret volume, make the work folder, start, unless its channel is to be opened first.
 
         Raises:
             LaunchError: with the reason.
@@ -154,7 +154,8 @@ class Launching:
                 "PUT", f"/containers/{container}/archive", query={"path": "/"}, archive=self._archive(order, container)
             )
             self._check(order.agent)
-            self._engine.call("POST", f"/containers/{container}/start")
+            if not order.channel:
+                self._engine.call("POST", f"/containers/{container}/start")
         except RefusedError as refused:
             self._check(order.agent)  # a stop may have removed it under our hands: that is no fault
             raise start_error(refused, order.agent) from refused

@@ -78,7 +78,7 @@ def log_tail(engine: Engine, agent: str, ids: Mapping[str, str], lines: int) -> 
     try:
         content = engine.tail(f"/containers/{_reference(agent, ids)}/logs", query=query, timeout_s=READ_S)
     except RefusedError as refused:
-        if refused.code in (404, 409):  # gone, or going
+        if refused.code in (404, 409) or "logging driver" in refused.message:  # gone, or going, or it keeps none
             return ()
         raise read_error(refused, f"output of {agent}") from refused
     text = b"".join(_frames(content)).decode(errors="replace")

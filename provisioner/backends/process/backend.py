@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from provisioner.backends.contract import (
+    Channel,
     Checkpoint,
     Ended,
     Found,
@@ -30,6 +31,7 @@ from provisioner.backends.contract import (
     Status,
 )
 from provisioner.backends.process import proc
+from provisioner.backends.process.channel import open_pipes
 from provisioner.backends.process.exits import Exits
 from provisioner.backends.process.folder import Folder, keep_jar
 from provisioner.backends.process.launcher import Launch, launch
@@ -161,6 +163,8 @@ class ProcessBackend:
     def _launch(self, order: Order, folder: Folder) -> Launch:
         try:
             folder.make()
+            if order.channel:
+                folder.make_channel()
             folder.write_secrets(order.files)
             jar = keep_jar(self._work_dir, order.agent_jar) if order.agent_jar else None
         except OSError as error:
@@ -180,7 +184,14 @@ class ProcessBackend:
             for place, value in places.items():
                 word = word.replace(place, value)  # noqa: PLW2901  (one word, four places)
             command.append(word)
-        return launch(folder, command, _environment(order))
+        return launch(folder, command, _environment(order), channel=order.channel)
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:  # noqa: ARG002  (contract)
+        """Open the named pipes of its folder, for which its command waits."""
+        folder = await self._in(self._reads, self._find, agent)
+        if folder is None:
+            raise LaunchError(f"the process of {agent} is gone", reason=Reason.AGENT_LOST)
+        return open_pipes(folder)
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """End the whole session and every stray with the agent's mark, then remove the folder."""

@@ -7,6 +7,8 @@ The layout::
         started                  made by the launcher as it goes on to the command
         exit                     the command's exit code
         log                      output of launcher and command
+        in, out                  named pipes of a command with a channel
+        opened                   made by who opens the channel
         secrets/                 0700, files 0600
         work/                    the agent's root
     WORK_DIR/.jar/SHA256.jar     shared by all agents of that agent.jar
@@ -71,6 +73,29 @@ class Folder:
     def log(self) -> Path:
         """Output of the launcher and the command."""
         return self.path / "log"
+
+    @property
+    def input(self) -> Path:
+        """Of a command with a channel: the named pipe that it reads."""
+        return self.path / "in"
+
+    @property
+    def output(self) -> Path:
+        """Of a command with a channel: the named pipe that it writes."""
+        return self.path / "out"
+
+    def make_channel(self) -> None:
+        """Create the named pipes."""
+        for pipe in (self.input, self.output):
+            os.mkfifo(pipe, 0o600)
+
+    def claim_channel(self) -> bool:
+        """Write down that the channel is opened; False if it was before, or if there is none."""
+        try:
+            os.close(os.open(self.path / "opened", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:
+            return False
+        return self.input.is_fifo()
 
     def make(self) -> None:
         """Create it, empty but for the work folder."""
@@ -150,6 +175,14 @@ class Folder:
         if size > _TAIL_BYTES:
             found = found[1:]  # it was cut in the middle
         return tuple(found[-lines:]) if lines > 0 else ()
+
+    def head(self, lines: int) -> tuple[str, ...]:
+        """First lines of the log."""
+        try:
+            with self.log.open("rb") as log:
+                return tuple(log.read(_TAIL_BYTES).decode(errors="replace").splitlines()[:lines])
+        except OSError:
+            return ()
 
     def remove(self) -> None:
         """Delete it and all within, the secrets first; gone already is done.

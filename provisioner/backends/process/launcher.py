@@ -24,11 +24,14 @@ folder=$1; shift
 cd "$folder/work" || exit 126
 : > ../started
 trap : TERM INT HUP
-"$@" < /dev/null
+"$@" {streams}
 code=$?
 cd "$folder" && echo "$code" > exit.part && mv exit.part exit
 exit "$code"
 """
+_NO_STREAMS = "< /dev/null"
+#: Each end of a named pipe waits for the other: so does the command, until its channel is opened.
+_CHANNEL = "< ../in > ../out"
 
 
 @dataclass(slots=True)
@@ -60,17 +63,24 @@ class Launch:
             self._pipe = -1
 
 
-def launch(folder: Folder, command: Sequence[str], env: Mapping[str, str]) -> Launch:
+def launch(folder: Folder, command: Sequence[str], env: Mapping[str, str], *, channel: bool = False) -> Launch:
     """Start the launcher in a session of its own and write down its number.
+
+    Args:
+        folder: the agent's.
+        command: what it runs.
+        env: all of the command's environment.
+        channel: the command's input and output are the folder's named pipes.
 
     Raises:
         LaunchError: this machine could not start a process.
     """
+    script = _SCRIPT.format(streams=_CHANNEL if channel else _NO_STREAMS)
     read, write = os.pipe()  # neither end is inherited by other children
     try:
         pid = os.posix_spawn(
             "/bin/sh",
-            ["sh", "-c", _SCRIPT, "jenkins-provisioner", str(folder.path), *command],
+            ["sh", "-c", script, "jenkins-provisioner", str(folder.path), *command],
             env,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read, 0),
