@@ -1,6 +1,7 @@
 """A Docker engine of a test's own, beside the machine's: other socket, other data, stopped by its process id.
 
-It has no bridge and changes no firewall rule: its containers use the host's network or none.
+It changes no firewall rule: its containers use the host's network or none. It has a bridge of its own all the same,
+since an engine that is told to have none removes `docker0`, which is the machine's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class SecondEngine:
         # not below pytest's own folders: the path of a socket may have 107 characters
         self.folder = Path(tempfile.mkdtemp(prefix="engine-"))
         self.socket = self.folder / "d.sock"
+        self._bridge = f"jpt{os.urandom(5).hex()}"
         self._arguments = [
             "dockerd",
             *("--data-root", str(self.folder / "data")),
@@ -39,7 +41,8 @@ class SecondEngine:
             *("--host", f"unix://{self.socket}"),
             *(word for host in hosts for word in ("--host", host)),
             *("--containerd", str(self.folder / "c.sock")),
-            "--bridge=none",
+            f"--bridge={self._bridge}",
+            "--ip-masq=false",
             "--iptables=false",
             "--ip-forward=false",
             *options,
@@ -59,8 +62,20 @@ class SecondEngine:
         )
         self._run(["containerd", "--config", str(config)])
         self._until((self.folder / "c.sock").exists)
+        self._make_bridge()
         self._run(self._arguments)
         self._until(self._answers)
+
+    def _make_bridge(self) -> None:
+        if (Path("/sys/class/net") / self._bridge).exists():
+            return
+        third, fourth = os.urandom(2)
+        for words in (
+            f"link add {self._bridge} type bridge",
+            f"addr add 198.18.{third}.{fourth & 0xFC | 1}/30 dev {self._bridge}",
+            f"link set {self._bridge} up",
+        ):
+            subprocess.run(["ip", *words.split()], check=True)
 
     def _run(self, arguments: list[str]) -> None:
         with (self.folder / "log").open("ab") as log:
@@ -144,6 +159,8 @@ class SecondEngine:
             finally:
                 client.close()
         self.stop()
+        if (Path("/sys/class/net") / self._bridge).exists():
+            subprocess.run(["ip", "link", "delete", self._bridge], check=True)
         _unmount_below(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not self.folder.exists(), f"left: {self.folder}"
@@ -159,7 +176,7 @@ def why_not() -> str:
     """Why there can be no second engine here; empty if there can."""
     if os.geteuid() != 0:
         return "a second Docker engine needs root"
-    missing = [program for program in ("dockerd", "containerd", "docker") if shutil.which(program) is None]
+    missing = [program for program in ("dockerd", "containerd", "docker", "ip") if shutil.which(program) is None]
     return f"no {', '.join(missing)} here" if missing else ""
 
 

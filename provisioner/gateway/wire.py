@@ -33,6 +33,14 @@ class Tls:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ssh:
+    """Files of an endpoint over SSH."""
+
+    key: str | None
+    known_hosts: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """A provider, as far as a channel into its instances needs it."""
 
@@ -44,12 +52,13 @@ class Place:
     java: str
     work_dir: str | None
     tls: Tls | None
+    ssh: Ssh | None
     timeout_s: float
 
 
 def dump_place(provider: ProviderSettings, work_dir: Path) -> dict[str, object]:
     """A provider for the wire."""
-    tls = provider.tls
+    tls, ssh = provider.tls, provider.ssh
     return {
         "name": provider.name,
         "backend": str(provider.backend),
@@ -59,13 +68,18 @@ def dump_place(provider: ProviderSettings, work_dir: Path) -> dict[str, object]:
         "java": provider.java,
         "work_dir": str(work_dir.absolute()),
         "tls": {"ca": tls.ca, "cert": tls.cert, "key": tls.key} if tls else None,
+        "ssh": {"key": ssh.key, "known_hosts": ssh.known_hosts} if ssh else None,
         "timeout_s": provider.timeout_s,
     }
 
 
 def load_place(data: Mapping[str, Any]) -> Place:
     """A provider from the wire. Raises TypeError or KeyError if it is none."""
-    return Place(**{**data, "tls": Tls(**data["tls"]) if data["tls"] else None})
+    files = {
+        "tls": Tls(**data["tls"]) if data["tls"] else None,
+        "ssh": Ssh(**data["ssh"]) if data["ssh"] else None,
+    }
+    return Place(**{**data, **files})
 
 
 def line(message: Mapping[str, object]) -> bytes:

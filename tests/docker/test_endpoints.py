@@ -311,3 +311,24 @@ async def test_over_ssh_no_unknown_host_no_wrong_key_and_no_missing_command_is_p
     nobody = replace(sshd.way(), endpoint=f"ssh://root@127.0.0.1:{free_port()}")
     assert "does not answer" in await problem_of(nobody, open_backend)
     assert "No such file" in await problem_of(sshd.way(key="nothing"), open_backend)
+
+
+@pytest.mark.parametrize("over", ["tls", "ssh"])
+async def test_a_channel_over_any_way(elsewhere: Elsewhere, sshd: Sshd, open_backend: list[Backend], over: str) -> None:
+    backend = make_backend(sshd.way() if over == "ssh" else elsewhere.tls)
+    open_backend.append(backend)
+    echo = replace(order("echo up; cat; exit 3"), channel=True)
+    ids, _ = await run(backend, echo)
+    channel = await backend.open_channel(echo.agent, ids)
+    sent = bytes(range(256)) * 8192
+    writing = asyncio.create_task(channel.write(sent))
+    got = b""
+    async with asyncio.timeout(30):
+        while len(got) < 3 + len(sent):
+            got += await channel.read()
+    await writing
+    assert got == b"up\n" + sent
+    await channel.close()
+    await until(backend, echo.agent, ids, InstanceState.EXITED)
+    assert (await backend.status(echo.agent, ids)).exit_code == 3
+    await backend.stop(echo.agent, ids)

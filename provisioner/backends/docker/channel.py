@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from provisioner.backends.docker.engine import Engine, RefusedError
 from provisioner.backends.docker.faults import start_error
+from provisioner.backends.docker.ssh_stream import by_ssh
 from provisioner.model.errors import LaunchError, Reason
 
 _DIAL_S = 10.0
@@ -164,6 +165,8 @@ async def attach(engine: Engine, agent: str, container: str, kill: Callable[[], 
 
 async def _dial(engine: Engine) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     place = urlsplit(engine.endpoint)
+    if place.scheme == "ssh":
+        return await asyncio.open_unix_connection(sock=await by_ssh(engine), limit=_PIECE_BYTES)
     if place.scheme == "unix":
         return await asyncio.open_unix_connection(engine.endpoint.removeprefix("unix://"), limit=_PIECE_BYTES)
     if place.scheme == "tcp":
@@ -173,6 +176,6 @@ async def _dial(engine: Engine) -> tuple[asyncio.StreamReader, asyncio.StreamWri
             secured.load_cert_chain(engine.tls.cert, engine.tls.key)
         return await asyncio.open_connection(place.hostname, place.port or 2375, ssl=secured, limit=_PIECE_BYTES)
     raise LaunchError(
-        f"the engine at {engine.endpoint} has no channels; use unix:// or tcp://, or another transport",
+        f"the engine at {engine.endpoint} has no channels; use unix://, tcp:// or ssh://",
         reason=Reason.TEMPLATE_INVALID,
     )

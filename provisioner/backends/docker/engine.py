@@ -149,6 +149,7 @@ class Engine:
         self.endpoint = endpoint
         self.tls = tls
         self._ssh = ssh
+        self._way: SshWay | None = None
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
@@ -186,8 +187,8 @@ class Engine:
                     "http+docker://", _UnixAdapter(f"http+unix://{path}", _CONNECT_S, max_pool_size=_CONNECTIONS)
                 )
             if by_ssh:
-                way = SshWay(self.endpoint, self._ssh, _CONNECT_S)
-                client.mount("http://", SshAdapter(way, max_pool_size=_CONNECTIONS))
+                self._way = SshWay(self.endpoint, self._ssh, _CONNECT_S)
+                client.mount("http://", SshAdapter(self._way, max_pool_size=_CONNECTIONS))
             answer = client.request("GET", f"{client.base_url}/version", timeout=(_CONNECT_S, _CONNECT_S))
             answer.raise_for_status()
             self._api = str(answer.json()["ApiVersion"])
@@ -203,6 +204,13 @@ class Engine:
         """The version of its API; errors as for `call`."""
         self._connected()
         return self._api
+
+    def dial_by_ssh(self) -> Any:
+        """A connection of its own to an engine over SSH. Raises LaunchError as `call`, or OSError."""
+        self._connected()
+        if self._way is None:
+            raise OSError(f"{self.endpoint} is not reached over SSH")
+        return self._way.dial()
 
     def call(
         self,
