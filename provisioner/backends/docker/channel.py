@@ -15,6 +15,7 @@ from provisioner.model.errors import LaunchError, Reason
 
 _DIAL_S = 10.0
 _PIECE_BYTES = 256 * 1024
+_UNSEEN_S = 1.0
 _LINES = 20
 _LINE_BYTES = 4096
 _QUERY = "stream=1&stdin=1&stdout=1&stderr=1"
@@ -112,7 +113,13 @@ class AttachedChannel:
     async def close(self, grace_s: float = 5.0) -> None:
         """End its input; kill the container if it does not end."""
         try:
-            if self._writer.can_write_eof() and not self._writer.is_closing():
+            if not self._writer.can_write_eof():
+                # TLS ends in both directions at once, so that nothing shows when the command is done
+                self.let_go()
+                await asyncio.sleep(min(grace_s, _UNSEEN_S))
+                await self._kill()
+                return
+            if not self._writer.is_closing():
                 self._writer.write_eof()
             async with asyncio.timeout(grace_s):
                 while await self.read():
