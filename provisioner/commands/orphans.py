@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(body: dict[str, object], key: str, *, nothing: str) -> None:
     rows = [
-        (o["kind"], o["where"], "-" if o["age_s"] is None else age(o["age_s"]), o["passes"], o["id"])
+        (o["kind"], o["where"], "-" if o["age_s"] is None else age(o["age_s"]), o["passes"], o["id"], o["reason"])
         for o in rows_of(body, key)
     ]
-    print_table(("KIND", "WHERE", "AGE", "SEEN", "ID"), rows, nothing=nothing)
+    print_table(("KIND", "WHERE", "AGE", "SEEN", "ID", "REASON"), rows, nothing=nothing)

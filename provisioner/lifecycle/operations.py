@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.lifecycle.sweep import Orphan
+from provisioner.lifecycle.orphans import Orphan
 from provisioner.lifecycle.telling import tell
 from provisioner.model.agent import Agent, AgentState
 from provisioner.model.errors import ControllerError, ProvisionerError, Reason

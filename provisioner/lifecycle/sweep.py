@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,6 +10,7 @@ import structlog
 from provisioner.backends.contract import Found
 from provisioner.controller.port import Snapshot
 from provisioner.lifecycle.adoption import adopted
+from provisioner.lifecycle.orphans import Orphan, age_s, why
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.model.agent import Agent
 from provisioner.model.errors import ControllerError, LaunchError
@@ -28,18 +28,6 @@ FIRST_SWEEP_S = 3.0
 RESUME_GRACE_S = 90.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Orphan:
-    """One thing of ours that belongs to no agent."""
-
-    kind: str
-    id: str
-    agent: str
-    where: str  # controller or provider
-    passes: int
-    age_s: float | None = None
-
-
 class NodeSweep:
     """Our nodes on one controller that no record knows; fed by every complete snapshot."""
 
@@ -48,6 +36,8 @@ class NodeSweep:
         self._me = controller
         self._adopt = adopt
         self._seen: dict[str, int] = {}
+        self._first: dict[str, float] = {}  # when each was first seen, monotonic
+        self._held: dict[str, str] = {}  # why one is not removed yet
         self._last = float("-inf")
         self._session = ""
         self._resumed_at = 0.0  # till then Pipelines may come back for their idle nodes
@@ -55,8 +45,17 @@ class NodeSweep:
     @property
     def orphans(self) -> tuple[Orphan, ...]:
         """What the last pass found."""
+        now = self._desk.clock.monotonic()
         return tuple(
-            Orphan(kind="node", id=name, agent=name, where=self._me.name, passes=passes)
+            Orphan(
+                kind="node",
+                id=name,
+                agent=name,
+                where=self._me.name,
+                passes=passes,
+                reason=why(self._desk, name, passes, self._held.get(name, "")),
+                age_s=age_s(self._desk, name, now - self._first.get(name, now)),
+            )
             for name, passes in self._seen.items()
         )
 
@@ -71,7 +70,9 @@ class NodeSweep:
         self._seen = {name: self._seen.get(name, 0) + 1 for name in strangers}
         if self._session != seen.info.session:
             self._session, self._resumed_at = seen.info.session, now + RESUME_GRACE_S
+        self._first = {name: self._first.get(name, now) for name in strangers}
         resuming = {item.label for item in seen.items}
+        self._held = {name: held for name, view in strangers.items() if (held := self._holds(view, resuming, now))}
         for name, passes in tuple(self._seen.items()):
             if passes < PASSES:
                 continue
@@ -79,6 +80,16 @@ class NodeSweep:
             free = not strangers[name].busy and (name not in resuming or self._counted)
             if not kept and free and now >= self._resumed_at:
                 self._desk.errand(self.remove(name), name=f"sweep {name}")
+
+    def _holds(self, view: NodeView, resuming: Container[str | None], now: float) -> str:
+        """Why a node that no record knows stays for now."""
+        if view.busy:
+            return "a build runs on it; it is adopted if a provider shows its instance, or goes when that ends"
+        if now < self._resumed_at:
+            return "a Pipeline may come back to it after a start of the controller or of the provisioner"
+        if view.name in resuming and not self._counted:
+            return "a Pipeline waits for it, and not every provider has shown what exists there"
+        return ""
 
     @property
     def _counted(self) -> bool:
@@ -146,9 +157,10 @@ class InstanceSweep:
                 agent=f.agent,
                 where=self._provider.name,
                 passes=self._seen.get((f.kind, f.id), 0),
-                age_s=f.age_s,
+                reason=why(self._desk, f.agent, self._seen.get((f.kind, f.id), 0), self._held(f)),
+                age_s=age_s(self._desk, f.agent, 0.0) if f.age_s is None else f.age_s,
             )
-            for f in self._found
+            for f in self._provider.found
         )
 
     async def run(self) -> None:
@@ -190,6 +202,12 @@ class InstanceSweep:
         for found in self._found:
             if self._seen.get((found.kind, found.id), 0) >= PASSES:
                 await self._remove(found)
+
+    def _held(self, found: Found) -> str:
+        if self._ours(found):
+            return ""
+        there = found.agent in self._desk.strangers
+        return "its node is still there, and goes first" if there else "a controller has not shown its nodes yet"
 
     def _ours(self, found: Found) -> bool:
         """Only once its node is gone from every controller: a record may have been lost, and a build run on it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from urllib.parse import quote
 
-from provisioner.lifecycle.sweep import PASSES
 from provisioner.model.agent import Agent, AgentState
 from provisioner.model.queue import ItemKind
 from provisioner.web.figures import badge, capacity_bar, dot, duration, legend, phase_bar, table
@@ -184,7 +183,7 @@ def orphans(view: View) -> Html:
             el("td", o.id, class_="mono"),
             el("td", o.where),
             el("td", "" if o.age_s is None else duration(o.age_s), class_="num"),
-            el("td", f"seen {o.passes} of {PASSES} times" if o.passes < PASSES else "is being removed"),
+            el("td", o.reason),
         )
         for o in found[:_MOST_AGENTS]
     ]

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 from provisioner.capacity.room import Plant, Tally
 from provisioner.config import Template
 from provisioner.lifecycle.desk import ControllerHandle
+from provisioner.lifecycle.orphans import Orphan
 from provisioner.lifecycle.outlook import Waiting
 from provisioner.lifecycle.providers import ProviderHandle
-from provisioner.lifecycle.sweep import Orphan
 from provisioner.model.agent import Agent, AgentState
 from provisioner.model.queue import RequestKey
 from provisioner.model.request import Request
@@ -159,5 +159,6 @@ def orphan_shape(orphan: Orphan) -> Shape:
         "agent": orphan.agent,
         "where": orphan.where,
         "passes": orphan.passes,
+        "reason": orphan.reason,
         "age_s": None if orphan.age_s is None else round(orphan.age_s, 1),
     }

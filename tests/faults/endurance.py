@@ -204,7 +204,6 @@ def soak(folder: Path, minutes: float, builds: int, seed: int) -> dict[str, Any]
             site.until(lambda: not site.left(), "nothing is left", 300)
             lost = site.lost()
             samples.append({"at_s": round(time.monotonic() - began), **site.sidecar.figures()})
-            results = Counter(str(record["result"]) for record in site.state()["history"])
             found = {"lost": len(lost["never"]), "doubled": len(lost["twice"]), "left": site.left()}
         finally:
             standin.knobs(reset=True)
@@ -214,7 +213,6 @@ def soak(folder: Path, minutes: float, builds: int, seed: int) -> dict[str, Any]
         "seed": seed,
         "seconds": round(time.monotonic() - began),
         "builds": len(site.queued),
-        "results": dict(results),
         "faults": dict(sorted(tally.items())),
         **found,
         "errors_logged": errors,

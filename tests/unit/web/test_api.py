@@ -313,6 +313,7 @@ async def test_only_orphans_that_two_passes_saw_are_deleted(served: Served) -> N
     await sweep.look()
     [orphan] = (await served.ask("/api/v1/orphans"))["orphans"]
     assert (orphan["agent"], orphan["passes"], orphan["where"]) == ("stray", 1, "box")
+    assert orphan["reason"] == "no record knows it; removed when a second look agrees"
     told = await served.ask("/api/v1/orphans", "DELETE")
     assert (told["removed"], [o["agent"] for o in told["left"]]) == ([], ["stray"])
     assert "stray" in house.backend.instances
