@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from provisioner.capacity.placement import wanted_by
@@ -121,6 +122,7 @@ def explain(
     then: str = "",
     failed_at: Sequence[str] = (),
     ready: Mapping[str, str] | None = None,
+    unfit: AbstractSet[str] = frozenset(),
 ) -> Explanation:
     """Explain one item, or one label expression, as things stand.
 
@@ -135,6 +137,7 @@ def explain(
         then: what ends that, where it is not the room that it waits for.
         failed_at: providers at which a launch for it failed, latest last.
         ready: by template, the provider of an agent on standby that could be given to it now.
+        unfit: providers that cannot give what the item asks for.
     """
     asked = _Question(
         routing=routing,
@@ -146,6 +149,7 @@ def explain(
         then=then,
         failed_at=tuple(failed_at),
         ready=ready or {},
+        unfit=frozenset(unfit),
     )
     answers = tuple(asked.answers())
     winner = routing.winner
@@ -176,6 +180,7 @@ class _Question:
     then: str
     failed_at: tuple[str, ...]
     ready: Mapping[str, str]
+    unfit: frozenset[str]
 
     def answers(self) -> Iterator[TemplateAnswer]:
         """Every template's, in the order they are asked."""
@@ -209,7 +214,8 @@ class _Question:
         return room_for(self._wanted(winner), self.plant, self.tally, self.failed_at)
 
     def _wanted(self, winner: Match) -> Wanted:
-        return wanted_by(winner, self.controller, self.plant.limits.labels.keys())
+        wanted = wanted_by(winner, self.controller, self.plant.limits.labels.keys())
+        return replace(wanted, unfit=self.unfit)
 
     def providers(self) -> Iterator[ProviderAnswer]:
         """Every provider's: those of the template that serves it in their order, then the others."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 from provisioner.capacity.room import CountedAgent, Plant, Tally, Wanted, room_for
@@ -36,6 +36,7 @@ class Asked:
     key: RequestKey
     routing: Routing
     failed_at: tuple[str, ...] = ()  # providers at which a launch for it failed, latest last: others go first
+    unfit: frozenset[str] = frozenset()  # providers that cannot give what it asks for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +125,7 @@ def place(
         if entry.routing.winner is None:
             decisions[position] = Declined(key=entry.key, declines=entry.routing.declines)
         else:
-            wanted = wanted_by(entry.routing.winner, entry.key.controller, capped)
+            wanted = replace(wanted_by(entry.routing.winner, entry.key.controller, capped), unfit=entry.unfit)
             lines.setdefault(wanted.template, _Line()).enter(wanted, position)
     tally = Tally.of(agents)
     past = last_turns or {}

@@ -106,6 +106,7 @@ class ProviderState(StrEnum):
     COOLING_DOWN = "cooling_down"  # launches failed there; left alone for a while
     UNREACHABLE = "unreachable"  # it does not answer
     PROBING = "probing"  # one launch at a time, to see whether it works again
+    OCCUPIED = "occupied"  # of static nodes: none is clean and free
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +133,23 @@ class Wanted:
     template: str
     controller: str = ""  # empty: of no controller in particular
     labels: tuple[str, ...] = ()  # that its node would carry
+    unfit: frozenset[str] = frozenset()  # providers of static nodes, which are what they are: it asks for more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StaticRoom:
+    """What a provider of static nodes has to offer now."""
+
+    free: int  # nodes that are clean and reserved for nobody
+    reason: str  # why there are no more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounded:
+    """A provider whose room is smaller than its configuration says."""
+
+    name: str
+    max_agents: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,7 +310,15 @@ def _each(
     wanted: Wanted, caps: TemplateCaps, plant: Plant, tally: Tally, failed_at: Sequence[str]
 ) -> Iterator[ProviderRoom]:
     for provider in sorted(caps.providers, key=lambda name: failed_at.index(name) if name in failed_at else -1):
-        yield ProviderRoom(provider=provider, hurdle=_closed(provider, wanted.template, plant, tally))
+        hurdle = _unfit(provider) if provider in wanted.unfit else _closed(provider, wanted.template, plant, tally)
+        yield ProviderRoom(provider=provider, hurdle=hurdle)
+
+
+def _unfit(name: str) -> Hurdle:
+    return Hurdle(
+        reason=f"provider {name} has static nodes, which cannot give what the build asks for",
+        until=f"the build asks {name} for nothing of its own",
+    )
 
 
 def _above(wanted: Wanted, caps: TemplateCaps, plant: Plant, tally: Tally) -> Iterator[Hurdle]:
@@ -356,5 +382,7 @@ def _until(name: str, condition: Condition) -> str:
             return f"{name} is tried again" + (f" at {condition.until}" if condition.until else "")
         case ProviderState.PROBING:
             return f"the launch that tries {name} has connected"
+        case ProviderState.OCCUPIED:
+            return f"a node of {name} is clean and free"
         case _:
             return f"{name} answers"

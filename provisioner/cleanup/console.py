@@ -7,8 +7,10 @@ was used since its cleaning from builds that need a clean one, at once and not o
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from provisioner.cleanup.labels import split_labels
@@ -35,69 +37,41 @@ def work = {{ ->
 println '{said}' + JsonOutput.toJson(Queue.withLock(work as Callable))
 """
 
+#: The guard's classes, appended to a step that puts it in.
+GUARD = Path(__file__).with_name("guard.groovy").read_text(encoding="utf-8")
 #: Changes with the guard's text, so that a newer one takes the place of an older.
-_GUARD = "2"
+GUARD_VERSION = hashlib.sha256(GUARD.encode()).hexdigest()[:12]
 
-#: Asked by the queue for each node and item, under its lock. Whoever needs no clean node is let pass.
-_GUARD_CLASS = """
-@groovy.transform.CompileStatic
-class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
-    final String version
-    volatile String clean = ''
-    volatile Map<String, Long> marks = new HashMap<String, Long>()
-    // the node that a mark was made for; one that somebody has saved since is another, until the next look
-    volatile Map<String, hudson.model.Node> nodes = new HashMap<String, hudson.model.Node>()
-
-    ProvisionerCleanGuard(String version) { this.version = version }
-
-    @Override
-    hudson.model.queue.CauseOfBlockage canTake(hudson.model.Node node, hudson.model.Queue.BuildableItem item) {
-        Long mark = marks.get(node.nodeName)
-        hudson.model.Label asked = mark == null || !node.is(nodes.get(node.nodeName)) ? null : item.assignedLabel
-        if (asked == null) return null
-        Set<hudson.model.labels.LabelAtom> others = new HashSet<hudson.model.labels.LabelAtom>(node.assignedLabels)
-        for (hudson.model.labels.LabelAtom label : node.assignedLabels) if (label.name == clean) others.remove(label)
-        if (asked.matches(others)) return null
-        hudson.model.Computer computer = node.toComputer()
-        if (computer != null && computer.idle && computer.idleStartMilliseconds == mark.longValue()) return null
-        return new ProvisionerUsed(node.nodeName)
-    }
-}
-
-class ProvisionerUsed extends hudson.model.queue.CauseOfBlockage {
-    final String node
-    ProvisionerUsed(String node) { this.node = node }
-    @Override
-    String getShortDescription() { node + ' was used since its cleaning; it is cleaned first' }
-}
-"""
-
-_FIND_GUARD = """
+#: In a step: `guard`, or null where there is none.
+FIND_GUARD = """
 def dispatchers = jenkins.getExtensionList(hudson.model.queue.QueueTaskDispatcher)
 def guard = dispatchers.find { it.class.simpleName == 'ProvisionerCleanGuard' }
 """
 
-_WATCH = (
-    _FIND_GUARD
-    + """
-if (guard == null || guard.version != ask.version) {
-    if (guard != null) dispatchers.remove(guard)
-    guard = new ProvisionerCleanGuard(ask.version)
-    dispatchers.add(0, guard)
+_WATCH = """
+def guard = ProvisionerCleanInstaller.guard(ask.version)
+def before = guard.wards[ask.job]?.marks ?: [:]
+def marks = [:]
+jenkins.nodes.each { node ->
+    def labels = hudson.model.Label.parse(node.labelString)*.name
+    def name = node.nodeName
+    if (!ask.marking || name in ask.skipped || !(ask.cleanable in labels)) return
+    def old = before[name], told = ask.marks[name] as Long
+    // what the others know may be newer than what this scheduler has read; no mark ever moves back
+    def kept = old != null && (ask.clean in labels) ? old : null
+    if (kept != null || told != null) marks[name] = kept == null ? told : told == null ? kept : Math.max(kept, told)
 }
-guard.clean = ask.clean
-guard.nodes = ask.marks.collectEntries { name, mark -> [name, jenkins.getNode(name)] }
-guard.marks = ask.marks.collectEntries { name, mark -> [name, mark as Long] }
+// read without a lock by the queue: put in whole
+guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, cared: ask.names as Set]]
 return ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }
 """
-)
 
 _IDLE = "ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }"
 
 # The node is replaced, as by a saved form. Setting its labels and saving it is not enough: the label objects keep
 # their old nodes (seen on 2.460; in part JENKINS-68155), and builds that ask for `clean` still come, or never do.
 _RELABEL = (
-    _FIND_GUARD
+    FIND_GUARD
     + """
 def node = jenkins.getNode(ask.name)
 if (node == null) return [code: 'gone']
@@ -108,11 +82,11 @@ if (ask.to != ask.from) {
     changed.labelString = ask.to
     if (!jenkins.nodesObject.replaceNode(node, changed)) return [code: 'changed', labels: node.labelString]
     // before the queue looks again
-    if (guard != null) {
-        def marks = new HashMap(guard.marks)
-        guard.nodes = guard.nodes + [(ask.name): jenkins.getNode(ask.name)]
-        if (ask.mark == null) marks.remove(ask.name) else marks.put(ask.name, ask.mark as Long)
-        guard.marks = marks
+    def ward = guard?.wards?.get(ask.ward)
+    if (ward != null) {
+        def marks = new HashMap(ward.marks)
+        if (ask.marking) marks.put(ask.name, ask.mark == null ? 0L : ask.mark as Long)
+        guard.wards = guard.wards + [(ask.ward): ward + [marks: marks]]
     }
     jenkins.queue.scheduleMaintenance()
 }
@@ -146,30 +120,40 @@ return [code: 'done']
 class ScriptHands:
     """See `nodes.Hands`."""
 
-    def __init__(self, http: Rest) -> None:
+    def __init__(self, http: Rest, job: str) -> None:
         self._http = http
+        self._job = job
 
     def idle_since_ms(self, names: Collection[str], guard: Guard | None) -> Mapping[str, int]:
         """When the last build of each idle node ended; a node that reconnected begins anew, as if it had been used."""
         if guard is None:
             found = self._run(_IDLE, {"names": sorted(names)})
         else:
-            ask = {"names": sorted(names), "version": _GUARD, "clean": guard.clean, "marks": dict(guard.marks)}
-            found = self._run(_WATCH, ask, classes=_GUARD_CLASS)
+            ask = {
+                "names": sorted(names),
+                "version": GUARD_VERSION,
+                "job": self._job,
+                "cleanable": guard.cleanable,
+                "clean": guard.clean,
+                "marking": guard.marking,
+                "marks": dict(guard.marks),
+                "skipped": sorted(guard.skipped),
+            }
+            found = self._run(_WATCH, ask, classes=GUARD)
         # a computer without executors tells a number before all times
         return {name: int(at) for name, at in found.items() if isinstance(at, int) and at > 0}
 
     def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
         """Compare and set."""
         text = ""
-        found = self._relabel(name, text, text, None, None)
+        found = self._relabel(name, text, text, None, None, change)
         for _ in range(TRIES):
             if found["code"] == "changed":
                 text = str(found["labels"])
             if not change.still_fits(text):
                 return False
-            mark = idle_since_ms if change.guarded else None
-            found = self._relabel(name, text, change.made(text), idle_since_ms, mark)
+            mark = idle_since_ms if change.cleans else None
+            found = self._relabel(name, text, change.made(text), idle_since_ms, mark, change)
             if found["code"] != "changed":
                 return bool(found["code"] == "done" and change.add in split_labels(change.made(text)))
         raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
@@ -191,9 +175,17 @@ class ScriptHands:
         return bool(code == "done")
 
     def _relabel(
-        self, name: str, before: str, after: str, idle_since_ms: int | None, mark: int | None
+        self, name: str, before: str, after: str, idle_since_ms: int | None, mark: int | None, change: LabelChange
     ) -> dict[str, Any]:
-        ask = {"name": name, "from": before, "to": after, "idle": idle_since_ms, "mark": mark}
+        ask: dict[str, object] = {
+            "name": name,
+            "from": before,
+            "to": after,
+            "idle": idle_since_ms,
+            "mark": mark,
+            "ward": self._job,
+        }
+        ask["marking"] = change.guarded
         found = self._run(_RELABEL, ask)
         if found["code"] == "gone":
             raise ControllerError(f"node {name} is gone; nothing is left to do for it", code=404)
@@ -219,7 +211,7 @@ def run_script(http: Rest, work: str, ask: Mapping[str, object], classes: str = 
     text = http.script(_FRAME.format(ask=packed, work=work, said=_SAID) + classes)
     _, mark, said = text.rpartition(_SAID)
     if not mark:
-        first = next((line for line in text.splitlines() if line.strip()), "it says nothing")
-        raise ControllerError(f"controller {http.name}: the script console failed: {first[:200]}")
+        said = " ".join(line.strip() for line in text.partition("\n\tat ")[0].splitlines()) or "it says nothing"
+        raise ControllerError(f"controller {http.name}: the script console failed: {said[:400]}")
     found = json.loads(said)
     return found if isinstance(found, dict) else {}

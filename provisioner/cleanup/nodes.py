@@ -6,7 +6,7 @@ is left is the time of one request. `console.ScriptHands` does the same inside t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -55,7 +55,8 @@ class LabelChange:
     remove: str
     watched: frozenset[str]
     expected: frozenset[str]  # which of the watched ones the node had
-    guarded: bool = False  # from now on any build makes it dirty
+    cleans: bool = False  # it makes the node clean
+    guarded: bool = False  # any build makes a clean node dirty, and whoever asks for a clean one is to be kept off then
 
     def still_fits(self, text: str) -> bool:
         """Whether a label field is as expected, whatever else is in it."""
@@ -68,10 +69,13 @@ class LabelChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
-    """Which nodes are clean, and since when each has been idle: what has another time than that was used."""
+    """Since when each clean node has been idle: what has another time than that was used."""
 
-    clean: str  # the label
-    marks: Mapping[str, int]
+    cleanable: str  # the labels
+    clean: str
+    marking: bool  # whether any build makes a clean node dirty
+    marks: Mapping[str, int]  # of every node that is looked after
+    skipped: frozenset[str] = frozenset()
 
 
 class Hands(Protocol):
@@ -163,6 +167,39 @@ def time_ms(answer: Answer) -> int | None:
         return None
 
 
+def rewrite_labels(http: Rest, name: str, change: Callable[[str], str | None]) -> bool:
+    """Change a node's label field by plain REST: read, compare right before the write, verify after it.
+
+    Args:
+        http: the controller.
+        name: the node.
+        change: from the field as it is to the one that is wanted; None: it is no longer to be changed.
+
+    Returns:
+        Whether the change stands.
+    """
+    path = f"computer/{quote(name, safe='')}/config.xml"
+    for _ in range(TRIES):
+        before = _read(http, path)
+        text = _text(before, name)
+        wanted = change(text)
+        if wanted is None or wanted == text:
+            return wanted is not None
+        after = with_label_text(before, wanted)
+        if _read(http, path) != before:
+            continue  # somebody is just changing it; what they wrote is the new beginning
+        http.call("POST", path, op="relabel", xml_body=after, expect=(200,))
+        was, asked = set(split_labels(text)), set(split_labels(wanted))
+        found = set(split_labels(_text(_read(http, path), name)))
+        if asked - was <= found and found.isdisjoint(was - asked):
+            return True
+    raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
+
+
+def _read(http: Rest, path: str) -> bytes:
+    return http.call("GET", path, op="relabel").content
+
+
 class PlainHands:
     """Every change by plain REST: no more than Agent/Configure and Agent/Disconnect is needed."""
 
@@ -175,20 +212,11 @@ class PlainHands:
 
     def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:  # noqa: ARG002
         """Read, compare, write, verify; what a person changes at the same time is taken over and kept."""
-        path = f"computer/{quote(name, safe='')}/config.xml"
-        for _ in range(TRIES):
-            before = self._read(path)
-            text = _text(before, name)
-            if not change.still_fits(text):
-                return False
-            after = with_label_text(before, change.made(text))
-            if self._read(path) != before:
-                continue  # somebody is just changing it; what they wrote is the new beginning
-            self._http.call("POST", path, op="relabel", xml_body=after, expect=(200,))
-            found = split_labels(_text(self._read(path), name))
-            if change.add in found and change.remove not in found:
-                return True
-        raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
+
+        def made(text: str) -> str | None:
+            return change.made(text) if change.still_fits(text) else None
+
+        return rewrite_labels(self._http, name, made)
 
     def hold(self, name: str, reason: str) -> bool:
         """Toggling is all that REST has, so the state is read first."""
@@ -209,9 +237,6 @@ class PlainHands:
         path = f"{job_path(job)}{number}/submitDescription"
         self._http.call("POST", path, op="clean", form={"description": after})
         return True
-
-    def _read(self, path: str) -> bytes:
-        return self._http.call("GET", path, op="relabel").content
 
     def _held(self, name: str) -> str | None:
         tree = "tree=temporarilyOffline,offlineCauseReason"

@@ -7,7 +7,7 @@ killed at any moment: every act is one request, and what it needs to be understo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -27,9 +27,8 @@ from provisioner.cleanup.state import (
     is_our_quarantine,
     soiled,
 )
-from provisioner.config import Settings
 from provisioner.controller.rest import Rest
-from provisioner.model.errors import ConfigError, ControllerError
+from provisioner.model.errors import ControllerError
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +95,7 @@ class Scheduler:
         self._http = http
         self._job = CleanupJob(http, job)
         self._policy = policy
-        self._hands: Hands = ScriptHands(http) if script else PlainHands(http)
+        self._hands: Hands = ScriptHands(http, job) if script else PlainHands(http)
         self._monotonic = monotonic
         self._sleep = sleep
         self._now_s = now_s
@@ -108,12 +107,14 @@ class Scheduler:
 
     # -- seeing
 
-    def look(self, *, guard: bool = False) -> Look:
+    def look(self, *, guard: bool = False, known_runs: Mapping[str, str] | None = None) -> Look:
         """Read everything and decide.
 
         Args:
             guard: also bar used nodes in the controller; without it nothing is changed.
+            known_runs: builds that have begun on a node, by node, whether they still run or not.
         """
+        known_runs = known_runs or {}
         began_s = self._monotonic()
         seen, time_ms = list_nodes(self._http, disk=self._policy.disk_below is not None)
         ours = [n.name for n in seen if not n.built_in and self._policy.cleanable in n.labels]
@@ -129,7 +130,11 @@ class Scheduler:
                     built_in=node.built_in,
                     connected=node.connected,
                     held=node.held,
-                    runs=tuple(url for url in node.builds if url not in own),
+                    runs=tuple(
+                        dict.fromkeys(
+                            [*(url for url in node.builds if url not in own), *_one(known_runs.get(node.name))]
+                        )
+                    ),
                     disk=node.disk,
                     cleanings=tuple(replace(c, on_node=c.url in node.builds) for c in cleanings),
                     queued=tuple(job.queued.get(node.name, ())),
@@ -142,18 +147,21 @@ class Scheduler:
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
 
     def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
-        """The clean nodes; one whose cleaning no longer counts is barred whatever it does."""
+        """What is clean, and barred whatever it does: what is not, lest its label come back with an old form."""
+        policy = self._policy
         marks = {}
         for node in nodes:
-            if self._policy.clean not in node.labels or not is_looked_after(node, self._policy):
-                continue
-            believed = evidence(node)
-            if believed is None:
-                marks[node.name] = BARRED
-            elif believed.note is not None and believed.note.idle_mark_ms and self._policy.after_builds == 1:
-                marks[node.name] = believed.note.idle_mark_ms
-        skipped = self._policy.skip
-        return Guard(clean=self._policy.clean, marks={n: mark for n, mark in marks.items() if n not in skipped})
+            if is_looked_after(node, policy) and node.name not in policy.skip:
+                believed = evidence(node) if policy.clean in node.labels else None
+                note = believed.note if believed is not None else None
+                marks[node.name] = (note.idle_mark_ms if note is not None else None) or BARRED
+        return Guard(
+            cleanable=policy.cleanable,
+            clean=policy.clean,
+            marking=policy.after_builds == 1,
+            marks=marks,
+            skipped=policy.skip,
+        )
 
     def _idle_since(self, names: Sequence[str], guard: Guard | None) -> dict[str, int]:
         if not names:
@@ -248,6 +256,8 @@ class Scheduler:
             case Act.STOP if cleaning is not None:
                 self._job.stop(cleaning)
             case Act.QUARANTINE:
+                if decision.queue_id is not None:
+                    self._job.cancel(decision.queue_id)
                 return self._hands.hold(node.name, f"{MARK} quarantine: {decision.reason}"[:500])
         return True
 
@@ -301,8 +311,28 @@ class Scheduler:
             remove=policy.clean if add == policy.dirty else policy.dirty,
             watched=watched,
             expected=watched & node.labels,
-            guarded=add == policy.clean and policy.after_builds == 1,
+            cleans=add == policy.clean,
+            guarded=policy.after_builds == 1,
         )
+
+    def used(self, name: str, url: str | None) -> Row | None:
+        """A build has begun on a clean node: mark it dirty now, or note the use, as the policy says.
+
+        Args:
+            name: the node.
+            url: of the build, as the controller writes it; None if this is known only from the node itself.
+
+        Raises:
+            ControllerError: it could not be read or changed.
+        """
+        look = self.look(known_runs={name: url} if url is not None else None)
+        decision = look.decisions.get(name)
+        if decision is None or decision.state is not NodeState.CLEAN or decision.act is Act.WAIT:
+            return None
+        row = self._act(look, decision)
+        if row.failed:
+            raise ControllerError(f"node {name} was used and is not marked so: {row.outcome}")
+        return row
 
     def soil(self, name: str, reason: str) -> bool:
         """Have a node cleaned before it is clean again, whatever it is now; False: it is not looked after.
@@ -338,6 +368,10 @@ class Scheduler:
             raise ControllerError(f"{name} was changed by somebody else at the same time; look again", code=409)
 
 
+def _one(text: str | None) -> tuple[str, ...]:
+    return () if text is None else (text,)
+
+
 def is_bad(row: Row) -> bool:
     """Whether a person should look at it."""
     return row.failed or row.state in _BAD or row.act is Act.QUARANTINE
@@ -345,36 +379,3 @@ def is_bad(row: Row) -> bool:
 
 def _row(decision: Decision) -> Row:
     return Row(node=decision.node, state=decision.state, act=decision.act, reason=decision.reason, soon=decision.soon)
-
-
-def make_scheduler(settings: Settings) -> Scheduler:
-    """The scheduler that the configuration asks for.
-
-    Raises:
-        ConfigError: it asks for none, or the token is missing.
-    """
-    wanted = settings.cleanup
-    if wanted is None:
-        raise ConfigError("the configuration has no `cleanup:`; docs/cleanup.md shows one")
-    controller = settings.controller(wanted.controller)
-    http = Rest(
-        name=controller.name,
-        url=controller.url,
-        user=controller.user,
-        token=controller.token.read(),
-        timeout_s=controller.timeout_s,
-    )
-    policy = Policy(
-        cleanable=wanted.labels.cleanable,
-        dirty=wanted.labels.dirty,
-        clean=wanted.labels.clean,
-        dirty_timeout_s=wanted.dirty_timeout_s,
-        at_once=wanted.at_once,
-        skip=frozenset(wanted.skip),
-        retries=wanted.retries,
-        retry_after_s=wanted.retry_after_s,
-        after_builds=wanted.after.builds,
-        after_age_s=wanted.after.age_s,
-        disk_below=wanted.after.disk_below,
-    )
-    return Scheduler(http, job=wanted.job, policy=policy, script=controller.bridge.value in {"auto", "script"})

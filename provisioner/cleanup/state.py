@@ -47,7 +47,7 @@ MOVES: Mapping[NodeState, frozenset[Act]] = {
     NodeState.NEW: frozenset({Act.MARK_DIRTY}),
     NodeState.CLEAN: frozenset({Act.WAIT, Act.MARK_DIRTY, Act.NOTE}),
     NodeState.DIRTY: frozenset({Act.WAIT, Act.START}),
-    NodeState.CLEANING: frozenset({Act.WAIT, Act.STOP, Act.SPEND}),
+    NodeState.CLEANING: frozenset({Act.WAIT, Act.STOP, Act.SPEND, Act.QUARANTINE}),
     NodeState.CLEANED: frozenset({Act.WAIT, Act.MARK_CLEAN, Act.SPEND}),
     NodeState.FAILED: frozenset({Act.WAIT, Act.RETRY, Act.QUARANTINE}),
     NodeState.QUARANTINED: frozenset({Act.WAIT, Act.NOTE}),
@@ -276,7 +276,11 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         waited_s = (now_ms - item.since_ms) / 1000
         if waited_s > policy.dirty_timeout_s:
             reason = f"its cleaning has waited in the queue for {_span(waited_s)}"
-            return Decision(node=node.name, state=state, act=Act.STOP, reason=reason, queue_id=item.queue_id)
+            act = Act.STOP
+            if not _not_now(node):
+                # nothing keeps the job from running there but itself: it would wait for ever
+                reason, act = f"{reason}, although the node is free", Act.QUARANTINE
+            return Decision(node=node.name, state=state, act=act, reason=reason, queue_id=item.queue_id)
         return Decision(node=node.name, state=state, act=Act.WAIT, reason="its cleaning is queued", soon=True)
     (cleaning,) = live
     lasted_s = (now_ms - cleaning.started_ms) / 1000

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from provisioner.cleanup.scheduler import Row, Scheduler, is_bad, make_scheduler
+from provisioner.cleanup.assembly import make_scheduler
+from provisioner.cleanup.scheduler import Row, Scheduler, is_bad
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain, print_table
 from provisioner.config import Settings, load

@@ -13,6 +13,7 @@ class BackendKind(StrEnum):
     SWARM = "swarm"
     KUBERNETES = "kubernetes"
     LIBVIRT = "libvirt"
+    STATIC = "static"  # nodes that are there already, kept clean by `cleanup`
 
 
 class TransportKind(StrEnum):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from provisioner.config.kinds import BackendKind
 from provisioner.config.part import Part
-from provisioner.config.values import Duration, Endpoint, HttpUrl, Name, PositiveCount, Text
+from provisioner.config.values import Duration, Endpoint, HttpUrl, Label, Name, PositiveCount, Text
 
 #: Where a provider is, if it does not say so. Kubernetes: the cluster that the sidecar itself runs in.
 DEFAULT_ENDPOINT: Mapping[BackendKind, str] = {
@@ -62,6 +62,9 @@ class Provider(Part):
     java: Text = Field("java", description="backend process: the Java executable that runs the agent")
     work_dir: Text | None = Field(
         None, description="backend process: folder for the agents' work folders; default: beside the state file"
+    )
+    node_labels: tuple[Label, ...] = Field(
+        (), description="backend static: labels that its nodes have, besides those of `cleanup`; default: any"
     )
     timeout_s: Duration = Field(
         60.0, alias="timeout", ge=1, description="longest wait for one answer of the provider, pulls apart; at least 1s"

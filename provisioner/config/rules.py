@@ -42,6 +42,7 @@ _SCHEMES: Mapping[BackendKind, tuple[str, ...]] = {
     BackendKind.SWARM: ("unix", "tcp", "ssh"),
     BackendKind.KUBERNETES: ("https", "http"),
 }
+_WITHOUT_IMAGE = {BackendKind.PROCESS, BackendKind.STATIC}
 _ENGINES = {BackendKind.DOCKER, BackendKind.SWARM}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -100,7 +101,7 @@ def images_are_there(parts: Parts) -> Iterator[Problem]:
         needing = [
             by_name[name]
             for name in dict.fromkeys(template.providers)
-            if name in by_name and by_name[name].backend is not BackendKind.PROCESS
+            if name in by_name and by_name[name].backend not in _WITHOUT_IMAGE
         ]
         if template.image is None and needing:
             yield Problem(path=path, text=f"is missing; provider {needing[0].name} needs one, write `image` or `build`")
@@ -151,6 +152,9 @@ def endpoints_fit(parts: Parts) -> Iterator[Problem]:
 def _endpoint(path: KeyPath, backend: BackendKind, endpoint: str, provider: Provider) -> Iterator[Problem]:
     if backend is BackendKind.PROCESS:
         yield Problem(path=path, text="is not for backend process, which runs on this machine; leave it out")
+        return
+    if backend is BackendKind.STATIC:
+        yield Problem(path=path, text="is not for backend static, whose nodes the controller has; leave it out")
         return
     try:
         parts = urlsplit(endpoint)
@@ -234,12 +238,37 @@ def keys_fit_backend(parts: Parts) -> Iterator[Problem]:
     for index, provider in parts.providers.items():
         backend = provider.backend
         for key in ("network", "runtime"):
-            if getattr(provider, key) is not None and backend is BackendKind.PROCESS:
-                yield Problem(path=("providers", index, key), text="is not for backend process; leave it out")
+            if getattr(provider, key) is not None and backend in _WITHOUT_IMAGE:
+                yield Problem(path=("providers", index, key), text=f"is not for backend {backend}; leave it out")
+        if provider.node_labels and backend is not BackendKind.STATIC:
+            text = f"is for backend static only, not for {backend}; leave it out"
+            yield Problem(path=("providers", index, "node_labels"), text=text)
         for key in ("java", "work_dir"):
             if key in provider.model_fields_set and backend is not BackendKind.PROCESS:
                 text = f"is for backend process only, not for {backend}; leave it out"
                 yield Problem(path=("providers", index, key), text=text)
+
+
+def static_nodes_are_looked_after(parts: Parts) -> Iterator[Problem]:
+    """Which nodes are clean is known where `cleanup` works, and they come before anything is started."""
+    static = {p.name for p in parts.providers.values() if p.backend is BackendKind.STATIC}
+    for index, provider in parts.providers.items():
+        if provider.name in static and not parts.has_cleanup:
+            text = "is for the nodes that `cleanup` looks after; add `cleanup`"
+            yield Problem(path=("providers", index, "backend"), text=text)
+    for index, template in parts.templates.items():
+        started = False
+        for place, name in enumerate(template.providers):
+            if name in static and started:
+                text = f'"{name}" has static nodes, which are asked before anything is started; write it first'
+                yield Problem(path=("templates", index, "providers", place), text=text)
+            started = started or name not in static
+        mine = static.intersection(template.providers)
+        if mine and parts.cleanup is not None:
+            served = [name for name in parts.names["controllers"].values() if template.serves(name)]
+            if served != [parts.cleanup.controller]:
+                text = f"must be [{parts.cleanup.controller}]; provider {min(mine)} has nodes of that one only"
+                yield Problem(path=("templates", index, "controllers"), text=text)
 
 
 RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
@@ -255,6 +284,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     standby_has_a_bridge,
     gateway_is_found,
     keys_fit_backend,
+    static_nodes_are_looked_after,
 )
 
 

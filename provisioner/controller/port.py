@@ -126,6 +126,7 @@ class NodeOrder:
     launcher: Launcher = Launcher.WEBSOCKET
     lines: tuple[str, ...] = ()  # first lines of the launch log
     started: bool = False  # it has taken its build already (a bridge put back after a controller restart)
+    provider: str = ""  # where its instance is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

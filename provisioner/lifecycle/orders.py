@@ -35,6 +35,7 @@ def node_order(
         launcher=Launcher(template.transport),
         lines=tuple(lines),
         started=started,
+        provider=agent.provider,
     )
 
 

@@ -113,6 +113,7 @@ class Outlook:
             then=_then(pauses),
             failed_at=request.failed_at if request else (),
             ready=self._ready(item.key.controller),
+            unfit=self._engine.planner.unfit(request) if request else frozenset(),
         )
 
     def _begun(self, queue_id: int, controller: str | None) -> Explanation | None:

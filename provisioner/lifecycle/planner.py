@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
 from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
-from provisioner.capacity.room import Condition, CountedAgent, Plant, ProviderState, Tally
+from provisioner.capacity.room import (
+    Bounded,
+    Condition,
+    CountedAgent,
+    Plant,
+    ProviderCaps,
+    ProviderState,
+    Tally,
+)
 from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.failing import Failing
 from provisioner.lifecycle.standby import Standby
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
-from provisioner.model.errors import ControllerError, Reason
-from provisioner.model.request import Request
+from provisioner.model.errors import ControllerError, ProvisionerError, Reason
+from provisioner.model.request import Request, RequestState
 from provisioner.routing.match import Router
 from provisioner.routing.overrides import Granted, override
 
 if TYPE_CHECKING:
+    from provisioner.lifecycle.agent_task import AgentTask
     from provisioner.lifecycle.desk import Desk
 
 log = structlog.get_logger()
 
 #: Even if nothing happens, look again: a pause of a request or of a provider may be over.
 _LOOK_EVERY_S = 5.0
+#: The longest that a request waits for a look at static nodes.
+_LOOK_FIRST_S = 30.0
 
 
 class Planner:
@@ -47,6 +59,7 @@ class Planner:
         settings = self._desk.settings
         self._templates = {template.name: template for template in settings.templates}
         self._router = Router(settings.templates)
+        self._static = {name for name, handle in self._desk.providers.items() if handle.room is not None}
         #: templates whose builds are looked at before there is room for them
         self._choosy = {t.name for t in settings.templates if t.head_start_s or any(rule for _, rule in t.overrides)}
         self._desk.breakers.reconfigure(self._desk.versions())
@@ -68,8 +81,11 @@ class Planner:
     def plan(self) -> None:
         """One pass: every request that can get an agent now gets one."""
         for request in self._desk.book.take_unchecked():
-            if request.template in self._choosy and self._granted(request) is not None:
-                self._head_start(request)
+            static = self._static.intersection(self._templates[request.template].providers) if self._static else ()
+            if static:
+                self._look_first(request, static)
+            else:
+                self._check(request)
         self._failing.take_up()
         self.standby.take_up()
         desk, plant = self._desk, self.plant()
@@ -79,7 +95,10 @@ class Planner:
         open_to = {name for name in desk.controllers if self._answers(name)}
         heads = desk.book.waiting(free + len(self.standby.agents()), open_to)
         heads = [r for r in heads if not self._give(r)]
-        asked = [Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at) for r in heads]
+        asked = [
+            Asked(key=r.item.key, routing=self._router.match(r.item), failed_at=r.failed_at, unfit=self.unfit(r))
+            for r in heads
+        ]
         requests = {r.item.key: r for r in heads}
         decisions = place(asked, plant=plant, agents=self._counted(), last_turns=self._turns)
         self._turns = counted_turns(self._turns, decisions)
@@ -89,7 +108,7 @@ class Planner:
         waits = [decision for decision in decisions if isinstance(decision, Wait)]
         if self.standby.active:
             self.standby.make_room(waits, plant, self._counted())
-            self.standby.keep(waits, plant, Tally.of(self._counted()))
+            self.standby.keep(waits, self._startable(plant), Tally.of(self._counted()))
 
     def _counted(self) -> list[CountedAgent]:
         return [*(task.agent for task in self._desk.agents.values()), *strangers(self._desk)]
@@ -107,12 +126,41 @@ class Planner:
         desk = self._desk
         return Plant(
             templates=self._templates,
-            providers={provider.name: provider for provider in desk.settings.providers},
+            providers={provider.name: self._bounded(provider) for provider in desk.settings.providers},
             limits=desk.settings.limits,
             controllers={controller.name: controller.max_agents for controller in desk.settings.controllers},
             conditions={name: self._condition(name) for name in desk.providers},
             pair_conditions=desk.breakers.conditions(),
         )
+
+    def _bounded(self, provider: ProviderCaps) -> ProviderCaps:
+        """A provider with the room that it really has."""
+        room = self._desk.providers[provider.name].room
+        if room is None:
+            return provider
+        # an agent that has no node yet will have one of the free ones
+        seated = sum(1 for task in self._desk.agents.values() if self._has_node(task, provider.name))
+        return Bounded(name=provider.name, max_agents=min(provider.max_agents or 0, seated + room().free))
+
+    @staticmethod
+    def _has_node(task: AgentTask, provider: str) -> bool:
+        unseated = (AgentState.PLANNED, AgentState.REGISTERING)
+        return task.agent.provider == provider and task.agent.state not in unseated
+
+    def _startable(self, plant: Plant) -> Plant:
+        """The same without static nodes: a clean one waits by itself, for no template in particular."""
+        closed = Condition(state=ProviderState.OCCUPIED, reason="its nodes are not kept on standby")
+        static = {name: closed for name, handle in self._desk.providers.items() if handle.room is not None}
+        return replace(plant, conditions={**plant.conditions, **static}) if static else plant
+
+    def unfit(self, request: Request) -> frozenset[str]:
+        """Providers that cannot give what the request asks for; a static node is what it is."""
+        template, match = self._templates.get(request.template), self._desk.book.match(request)
+        if template is None or match is None or not self._static.intersection(template.providers):
+            return frozenset()
+        granted = override(template, request.item.parameters, match.bindings)
+        asks = isinstance(granted, Granted) and granted.lines
+        return frozenset(self._static.intersection(template.providers)) if asks else frozenset()
 
     def _condition(self, name: str) -> Condition:
         provider = self._desk.providers[name]
@@ -120,6 +168,8 @@ class Planner:
             return Condition(state=ProviderState.DRAINING, reason="`provisioner drain`")
         if not provider.up:
             return Condition(state=ProviderState.UNREACHABLE, reason=provider.problem)
+        if provider.room is not None and (room := provider.room()).free == 0:
+            return Condition(state=ProviderState.OCCUPIED, reason=room.reason)
         return Condition()
 
     def _answers(self, name: str) -> bool:
@@ -140,6 +190,30 @@ class Planner:
         self._desk.book.refuse(request, Reason.OVERRIDE_REFUSED, answer.message)
         self._desk.plan_again.set()  # for its end, and for the room that it leaves to others
         return None
+
+    def _check(self, request: Request) -> None:
+        """Look at what a new request asks for, before there is room for it."""
+        if request.template in self._choosy and self._granted(request) is not None:
+            self._head_start(request)
+
+    def _look_first(self, request: Request, providers: Iterable[str]) -> None:
+        """Nothing is started for it on the word of an old look: a static node may be clean by now."""
+        self._desk.book.pause(request, self._desk.clock.now() + timedelta(seconds=_LOOK_FIRST_S))
+        self._desk.errand(self._have_looked(request, providers), name=f"look {request.item.key}")
+
+    async def _have_looked(self, request: Request, providers: Iterable[str]) -> None:
+        try:
+            for name in providers:
+                if (look := self._desk.providers[name].look) is not None:
+                    await look()
+        except ProvisionerError as error:
+            log.info("static.unknown", problem=error.message)  # by the last look, then
+        finally:
+            self._desk.book.pause(request, None)
+            self._desk.plan_again.set()
+        current = self._desk.book.get(request.item.key)
+        if current is not None and current.state is RequestState.WAITING:
+            self._check(current)
 
     def _head_start(self, request: Request) -> None:
         """Let others that could serve it go first for a while, where the template says so."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from provisioner.backends.contract import Backend, Found
+from provisioner.capacity.room import StaticRoom
 from provisioner.lifecycle.clock import Clock
 from provisioner.model.errors import LaunchError, Reason
 
@@ -34,6 +35,8 @@ class ProviderHandle:
     found: tuple[Found, ...] = ()  # what the last complete listing showed that belongs to no agent
     counted: bool = False  # there was a complete listing: what exists is known, and capacity can be
     count: Callable[[], Awaitable[object]] | None = None
+    look: Callable[[], Awaitable[object]] | None = None  # at static nodes, before anything is started elsewhere
+    room: Callable[[], StaticRoom] | None = None  # of static nodes: what may be had now
     on_change: Callable[[], None] = field(default=lambda: None)
     on_ended: Callable[[str], None] = field(default=lambda _agent: None)
     _again: asyncio.Event = field(default_factory=asyncio.Event)

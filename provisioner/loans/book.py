@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from provisioner.cleanup.scheduler import make_scheduler
+from provisioner.cleanup.assembly import make_scheduler
 from provisioner.config import Settings
 from provisioner.loans.console_way import ConsoleWay
 from provisioner.loans.machine import Machine, Way

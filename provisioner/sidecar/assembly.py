@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from provisioner.backends.catalogue import RegistryLogin, make_backend
-from provisioner.config import Settings, Template
+from provisioner.cleanup.assembly import make_http, make_policy, make_scheduler
+from provisioner.config import BackendKind, BridgeChoice, Settings, Template
 from provisioner.controller.connection import open_controller
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.desk import ControllerHandle, Desk
@@ -14,7 +16,15 @@ from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
 from provisioner.records.store import Store
 from provisioner.routing.match import Router
+from provisioner.static.backend import NODE, StaticBackend
+from provisioner.static.console import ScriptSeats
+from provisioner.static.nodes import StaticNodes
+from provisioner.static.port import StaticPort
+from provisioner.static.stored import StoredSeats
 from provisioner.telemetry.metrics import Metrics
+
+#: What was seen of static nodes before that is looked at anew for a request.
+_STALE_S = 0.2
 
 
 def assemble(settings: Settings, clock: Clock) -> Desk:
@@ -25,10 +35,11 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         StoreError: the state file cannot be used.
         LaunchError: a backend is not installed.
     """
-    providers = make_providers(settings)
+    static = make_static_nodes(settings)
+    providers = make_providers(settings, static)
     store = Store(Path(settings.state), settings.id)
     try:
-        controllers = make_controllers(settings, holder=store.holder)
+        controllers = make_controllers(settings, static, holder=store.holder)
     except BaseException:
         store.close()
         raise
@@ -45,29 +56,60 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         providers=providers,
         book=book,
     )
+    if static is not None:
+        for agent in store.live_agents():
+            if NODE in agent.ids:
+                static.remember(agent.name, agent.ids[NODE], agent.request)
     restore_drained(desk)
     return desk
 
 
-def make_providers(settings: Settings) -> dict[str, ProviderHandle]:
+def make_static_nodes(settings: Settings) -> StaticNodes | None:
+    """The static nodes behind the providers that have any; None if there is no such provider."""
+    needs = {p.name: p.node_labels for p in settings.providers if p.backend is BackendKind.STATIC}
+    wanted = settings.cleanup
+    if not needs or wanted is None:
+        return None
+    http = make_http(settings)
+    policy, plainly = make_policy(wanted), StoredSeats(http, policy=make_policy(wanted))
+    script = settings.controller(wanted.controller).bridge is not BridgeChoice.OFF
+    return StaticNodes(
+        owner=settings.id,
+        http=http,
+        seats=ScriptSeats(http, job=wanted.job, policy=policy) if script else plainly,
+        plainly=plainly,
+        cleaner=make_scheduler(settings),
+        needs=needs,
+    )
+
+
+def make_providers(settings: Settings, static: StaticNodes | None = None) -> dict[str, ProviderHandle]:
     """A handle for each provider of the settings."""
     logins = [RegistryLogin(host=r.host, username=r.username, password=r.password.read()) for r in settings.registries]
-    return {
-        provider.name: ProviderHandle(
+    handles = {}
+    for provider in settings.providers:
+        behind = static if provider.backend is BackendKind.STATIC else None
+        handles[provider.name] = ProviderHandle(
             name=provider.name,
             kind=provider.backend.value,
-            backend=make_backend(provider, registries=logins, work_dir=settings.work_dir(provider)),
+            backend=StaticBackend(provider.name, behind)
+            if behind is not None
+            else make_backend(provider, registries=logins, work_dir=settings.work_dir(provider)),
             max_agents=provider.max_agents,
             agent_url=provider.agent_url,
         )
-        for provider in settings.providers
-    }
+        if behind is not None:
+            handles[provider.name].look = partial(behind.look, max_age_s=_STALE_S)
+            handles[provider.name].room = partial(behind.room, provider.name)
+    return handles
 
 
-def make_controllers(settings: Settings, *, holder: str = "") -> dict[str, ControllerHandle]:
+def make_controllers(
+    settings: Settings, static: StaticNodes | None = None, *, holder: str = ""
+) -> dict[str, ControllerHandle]:
     """A handle for each controller of the settings; without a holder it only looks, and claims no owner id."""
     parameters = sorted({name for template in settings.templates for name in override_parameters(template)})
-    return {
+    handles = {
         controller.name: ControllerHandle(
             name=controller.name,
             agent_url=controller.agent_url or controller.url,
@@ -86,6 +128,14 @@ def make_controllers(settings: Settings, *, holder: str = "") -> dict[str, Contr
         )
         for controller in settings.controllers
     }
+    if static is not None and settings.cleanup is not None:
+        controller = settings.controller(settings.cleanup.controller)
+        providers = [p.name for p in settings.providers if p.backend is BackendKind.STATIC]
+        handle = handles[controller.name]
+        handle.port = StaticPort(
+            handle.port, static, providers=providers, interval_s=max(1.0, controller.poll_interval_s)
+        )
+    return handles
 
 
 def override_parameters(template: Template) -> set[str]:

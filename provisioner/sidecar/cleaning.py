@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from provisioner.cleanup.scheduler import Scheduler, make_scheduler
+from provisioner.cleanup.assembly import make_scheduler
+from provisioner.cleanup.scheduler import Scheduler
 from provisioner.config import Settings
 from provisioner.lifecycle.desk import Desk
 from provisioner.sidecar.passes import PassLoop

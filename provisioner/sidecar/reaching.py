@@ -10,7 +10,7 @@ from provisioner.config import BridgeChoice, Settings
 from provisioner.lifecycle.desk import ControllerHandle
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.model.errors import ProvisionerError
-from provisioner.sidecar.assembly import make_controllers, make_providers
+from provisioner.sidecar.assembly import make_controllers, make_providers, make_static_nodes
 
 REACH_S = 30.0
 _CLOSE_S = 5.0
@@ -45,7 +45,7 @@ async def reach_all(settings: Settings, within_s: float = REACH_S) -> Sequence[R
             )
         }
     )
-    controllers, providers = make_controllers(plain), make_providers(plain)
+    controllers, providers = make_controllers(plain), make_providers(plain, make_static_nodes(plain))
     return await asyncio.gather(
         *(_reach("controller", c.name, _controller(c), c.port.close(), within_s) for c in controllers.values()),
         *(_reach("provider", p.name, _provider(p), p.backend.close(), within_s) for p in providers.values()),

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from bridge_rig import Agents
@@ -19,19 +19,42 @@ JOB = "node-cleanup"
 #: A build takes longer than a look: without the guard that is the window in which a second one may slip in.
 BUILD_S = 5
 _WORK = f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; echo "B- $BUILD_TAG" >> ../../journal'
-_CLEAN = r"""
-node(params.NODE) {
-    sh '''
-        trap 'echo "C- $BUILD_TAG" >> ../../journal' EXIT
-        trap 'exit 143' TERM
-        echo "C+ $BUILD_TAG" >> ../../journal
-        [ ! -e ../../hang ] || sleep 600
-        sleep 1
-        [ ! -e ../../broken ]
-        echo "C! $BUILD_TAG" >> ../../journal
-    '''
-}
+_CLEAN_SHELL = r"""
+    trap 'echo "C- $BUILD_TAG" >> ../../journal' EXIT
+    trap 'exit 143' TERM
+    echo "C+ $BUILD_TAG" >> ../../journal
+    [ ! -e ../../hang ] || sleep 600
+    sleep 1
+    [ ! -e ../../broken ]
+    echo "C! $BUILD_TAG" >> ../../journal
 """
+_CLEAN = f"node(params.NODE) {{ sh '''{_CLEAN_SHELL}''' }}"
+_CONCURRENT = ("<concurrentBuild>false", "<concurrentBuild>true")
+_NODE_PARAMETER = """<org.jvnet.jenkins.plugins.nodelabelparameter.NodeParameterDefinition>
+<name>NODE</name><allowedSlaves><string>ALL (no restriction)</string></allowedSlaves><defaultSlaves/>
+<triggerIfResult>multiSelectionDisallowed</triggerIfResult><allowMultiNodeSelection>false</allowMultiNodeSelection>
+<triggerConcurrentBuilds>false</triggerConcurrentBuilds><ignoreOfflineNodes>false</ignoreOfflineNodes>
+<nodeEligibility class="org.jvnet.jenkins.plugins.nodelabelparameter.node.AllNodeEligibility"/>
+</org.jvnet.jenkins.plugins.nodelabelparameter.NodeParameterDefinition>"""
+_STRING_PARAMETER = re.compile(
+    r"<hudson.model.StringParameterDefinition><name>NODE</name>.*?</hudson.model.StringParameterDefinition>"
+)
+
+
+def cleaning_xml(tools: Any, kind: str) -> str:
+    """The cleanup job: a `pipeline`, or a freestyle job with a parameter of `node-label` or a `plain` one."""
+    if kind == "pipeline":
+        return str(tools.pipeline_xml(_CLEAN, parameters={"NODE": ""}))
+    xml = str(tools.freestyle_xml(_CLEAN_SHELL, parameters={"NODE": ""})).replace(*_CONCURRENT)
+    return _STRING_PARAMETER.sub(_NODE_PARAMETER, xml) if kind == "node-label" else xml
+
+
+class Counts(NamedTuple):
+    """What the journals tell."""
+
+    builds: int
+    cleanings: int  # good ones
+    slipped: int  # builds on a node that was used since its cleaning
 
 
 class Plant:
@@ -39,24 +62,25 @@ class Plant:
 
     def __init__(self, jenkins: Any, tools: Any, folder: Path, names: Iterable[str]) -> None:
         self.jenkins = jenkins
+        self.tools = tools
         self.names = tuple(names)
         self.agents = Agents(jenkins, folder)
         self.folder = folder
-        jenkins.create_job(JOB, tools.pipeline_xml(_CLEAN, parameters={"NODE": ""}))
-        concurrent = ("<concurrentBuild>false", "<concurrentBuild>true")
+        jenkins.create_job(JOB, cleaning_xml(tools, "pipeline"))
         work = tools.freestyle_xml(_WORK, label="clean", parameters={"N": ""})
-        jenkins.create_job("work", work.replace(*concurrent))
+        jenkins.create_job("work", work.replace(*_CONCURRENT))
         jenkins.create_job(
             "work-pipeline", tools.pipeline_xml(f"node('clean') {{ sh '''{_WORK}''' }}", parameters={"N": ""})
         )
         quick = 'echo "B+ $BUILD_TAG" >> ../../journal; echo "B- $BUILD_TAG" >> ../../journal'
         quick = tools.freestyle_xml(quick, label="clean", parameters={"N": ""})
-        jenkins.create_job("quick", quick.replace(*concurrent))
+        jenkins.create_job("quick", quick.replace(*_CONCURRENT))
         jenkins.create_job("work-c2", tools.freestyle_xml(_WORK, label="clean&&last-c2"))
         for name in self.names:
             self._add(name)
         self.until(lambda: all(self.computer(name)["offline"] is False for name in self.names), "all are connected")
         self._queued = 0
+        self.since: dict[str, int] = {}  # how long each journal was when the test began
 
     def _add(self, name: str) -> None:
         always, launcher = "hudson.slaves.RetentionStrategy$Always", "hudson.slaves.JNLPLauncher"
@@ -89,6 +113,13 @@ class Plant:
             self.jenkins.delete_job(job)
 
     # -- what a test looks at
+
+    @staticmethod
+    def step(sign: str, lasts_s: float) -> str:
+        """The shell step of a build that writes down its begin and its end."""
+        return (
+            f'echo "{sign}+ $BUILD_TAG" >> ../../journal; sleep {lasts_s}; echo "{sign}- $BUILD_TAG" >> ../../journal'
+        )
 
     def computer(self, name: str) -> dict[str, Any]:
         tree = "offline,temporarilyOffline,offlineCauseReason,assignedLabels[name]"
@@ -157,21 +188,22 @@ class Plant:
                 raise AssertionError(f"never so within {within_s:.0f} s: {what}\n{seen}")
             time.sleep(0.2)
 
-    def check(self) -> tuple[int, int]:
+    def check(self, *, window: bool = False) -> Counts:
         """Every node by its own journal: builds only right after a good cleaning, nothing at the same time.
 
-        Returns:
-            How many builds and how many good cleanings there were.
+        Args:
+            window: without the guard a second build may come to a used node; count those.
         """
-        builds = cleanings = 0
+        builds = cleanings = slipped = 0
         for name in self.names:
-            clean, inside = False, ""
-            for line in self.journal(name):
+            clean, inside = name in self.since, ""
+            for line in self.journal(name)[self.since.get(name, 0) :]:
                 sign, tag = line.split()
                 where = f"{name}: {line} in {self.journal(name)}"
                 if sign in {"B+", "C+"}:
                     assert not inside, where
-                    assert sign == "C+" or clean, where
+                    assert sign == "C+" or clean or window, where
+                    slipped += sign == "B+" and not clean
                     clean, inside = False, tag
                 elif sign == "C!":
                     assert inside == tag, where
@@ -183,7 +215,11 @@ class Plant:
                     builds += sign == "B-"
             others = self.label_string(name).removesuffix("clean").removesuffix("dirty").rstrip()
             assert others == f"linux  cleanable &quot;odd label&quot; last-{name}"
-        return builds, cleanings
+        return Counts(builds, cleanings, slipped)
+
+    def begin(self) -> None:
+        """All nodes are clean; what was written before is another test's."""
+        self.since = {name: len(self.journal(name)) for name in self.names}
 
 
 class CleanupProcess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ def settled(plant: Plant, tmp_path: Path) -> Plant:
     """All nodes clean, nothing queued, whatever the test before left."""
     ended = CleanupProcess(plant, tmp_path, "settle", at_once=6).run("--once")
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    plant.begin()
     return plant
 
 
@@ -68,7 +69,7 @@ def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(plant: Pl
         plant.until(lambda: all(plant.is_clean(name) for name in NAMES), "all are clean again")
     finally:
         cleanup.kill()
-    builds, cleanings = plant.check()
+    builds, cleanings, _ = plant.check()
     assert builds == 22
     assert cleanings >= builds + len(NAMES)
 
@@ -128,13 +129,21 @@ def test_a_used_node_takes_no_second_build_although_no_scheduler_runs(settled: P
     settled.check()
 
 
-@pytest.mark.parametrize("bridge", ["auto", "off"])
-def test_two_schedulers_at_once_clean_nothing_twice(settled: Plant, tmp_path: Path, bridge: str) -> None:
+@pytest.mark.parametrize(
+    ("bridge", "lasts_s"),
+    [
+        pytest.param("auto", 600, marks=pytest.mark.timeout(1200)),
+        pytest.param("off", 600, marks=pytest.mark.timeout(1200)),
+    ],
+)
+def test_two_schedulers_at_once_clean_nothing_twice(
+    settled: Plant, tmp_path: Path, bridge: str, lasts_s: float, record_property: Callable[[str, object], None]
+) -> None:
     both = [CleanupProcess(settled, tmp_path, name, bridge=bridge) for name in ("one", "two")]
     for cleanup in both:
         cleanup.start()
     try:
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + lasts_s
         while time.monotonic() < ends:
             if len(settled.jenkins.queue_items()) < 3:
                 settled.work(4)
@@ -144,12 +153,17 @@ def test_two_schedulers_at_once_clean_nothing_twice(settled: Plant, tmp_path: Pa
     finally:
         for cleanup in both:
             cleanup.kill()
-    builds, cleanings = settled.check()
+    # without the guard the window is one look: what comes through it is counted, and forgiven
+    builds, cleanings, slipped = settled.check(window=bridge == "off")
+    told = f"two schedulers, bridge {bridge}, {lasts_s:.0f} s: {builds} builds, {cleanings} good cleanings, "
+    told += f"{slipped} builds in the window of plain REST"
+    record_property("figures", told)
+    print(told)
     # one cleaning for each build, whoever asked for it
     ran = settled.jenkins.get_json(f"job/{JOB}/api/json?tree=allBuilds[result,description]")["allBuilds"]
     assert not [b for b in ran if "void" in (b["description"] or "")]
     assert builds > 8
-    assert cleanings >= builds
+    assert cleanings >= builds - slipped
     assert all(cleanup.log() for cleanup in both)
 
 

@@ -78,8 +78,7 @@ class World:
         self.turn()
 
     def relabel(self, name: str, labels: str) -> None:
-        """A person saves the node's form; a mark is for the node as it was before."""
-        self.guard.pop(name, None)
+        """A person saves the node's form."""
         self.nodes[name].xml = XML.format(name=name, labels=labels, note="by a person")
 
     def turn(self) -> None:
@@ -246,10 +245,20 @@ class WorldRest:
             world.queue.append({"id": world.ids, "node": node, "since_ms": world.now_ms, "due_ms": due_ms})
 
     def _script_idle(self, ask: Mapping[str, Any]) -> dict[str, int | None]:
-        if "marks" in ask:
-            self.world.guard = dict(ask["marks"])
         nodes = self.world.nodes
+        if "marks" in ask:
+            self.world.guard = self._merged(ask)
         return {name: None if nodes[name].running else nodes[name].idle_since_ms for name in ask["names"]}
+
+    def _merged(self, ask: Mapping[str, Any]) -> dict[str, int]:
+        marks: dict[str, int] = {}
+        for name, node in self.world.nodes.items():
+            if ask["marking"] and name not in ask["skipped"] and ask["cleanable"] in node.labels:
+                kept = self.world.guard.get(name) if ask["clean"] in node.labels else None
+                known = [mark for mark in (kept, ask["marks"].get(name)) if mark is not None]
+                if known:
+                    marks[name] = max(known)
+        return marks
 
     def _script_relabel(self, ask: Mapping[str, Any]) -> dict[str, str]:
         node = self.world.nodes.get(ask["name"])
@@ -262,9 +271,8 @@ class WorldRest:
             return {"code": "used"}
         if text != ask["to"]:
             node.xml = node.xml.replace(f"<label>{text}</label>", f"<label>{ask['to']}</label>")
-            self.world.guard.pop(ask["name"], None)
-            if ask["mark"] is not None:
-                self.world.guard[ask["name"]] = ask["mark"]
+            if ask["marking"]:
+                self.world.guard[ask["name"]] = ask["mark"] or 0
         return {"code": "done"}
 
     def _script_describe(self, ask: Mapping[str, Any]) -> dict[str, str]:

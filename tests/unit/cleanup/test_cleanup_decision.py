@@ -60,7 +60,12 @@ good = cleaning(1, note=Word.CLEAN)
         (node(queued=(Queued(queue_id=1, since_ms=NOW),)), Act.WAIT, "queued"),
         (node("cleanable dirty", cleaning(1, None)), Act.WAIT, "under way"),
         (node("cleanable dirty", cleaning(1, None, started_ms=NOW - 3_601_000)), Act.STOP, "has run for 60 min"),
-        (node(queued=(Queued(queue_id=1, since_ms=NOW - 3_601_000),)), Act.STOP, "waited in the queue"),
+        (
+            node(queued=(Queued(queue_id=1, since_ms=NOW - 3_601_000),), runs=("job/x/1/",)),
+            Act.STOP,
+            "waited in the queue",
+        ),
+        (node(queued=(Queued(queue_id=1, since_ms=NOW - 3_601_000),)), Act.QUARANTINE, "although the node is free"),
         (node("cleanable dirty", cleaning(1)), Act.MARK_CLEAN, "#1 succeeded"),
         (node("cleanable dirty", cleaning(1), connected=False), Act.WAIT, "not connected"),
         (node("cleanable dirty", cleaning(1, note=Word.SPENT)), Act.START, "dirty and idle"),

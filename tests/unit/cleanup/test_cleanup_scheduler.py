@@ -316,6 +316,39 @@ def test_a_used_node_stays_barred_wherever_a_scheduler_is_killed(place: int) -> 
     world.scheduler(script=True).one_pass()
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_an_older_look_takes_no_guard_from_a_node_that_another_has_made_clean(place: int) -> None:
+    world = World()
+    world.add("a", "cleanable dirty")
+    first, other = world.scheduler(script=True), world.scheduler(script=True)
+    first.one_pass()
+    world.sleep(6)
+    world.end_build("a")
+    at_request(world, place, lambda: (first.one_pass(), None)[1])
+    other.one_pass()
+    world.before = lambda _what: None
+    assert "clean" in world.nodes["a"].labels
+    assert world.takes_clean_work("a")
+    world.sleep(3)
+    assert world.start_build("a", "job/x/1/")
+    world.sleep(3)
+    world.end_build("a")
+    assert not world.takes_clean_work("a")
+
+
+def test_an_old_form_makes_no_node_clean_for_the_guard_either() -> None:
+    world = made_clean(script=True)
+    form = " ".join(world.nodes["a"].labels)
+    world.sleep(3)
+    world.start_build("a", "job/x/1/")
+    world.scheduler(script=True).one_pass()
+    world.end_build("a")
+    world.relabel("a", form)
+    assert not world.takes_clean_work("a")  # nobody has looked since
+    world.scheduler(script=True).one_pass()
+    assert not world.takes_clean_work("a")
+
+
 # -- everything at once
 
 

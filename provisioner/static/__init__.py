@@ -1,0 +1,1 @@
+"""Clean static nodes as a provider: one is reserved for a request, serves it, and goes back to be cleaned."""
