@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from provisioner.cleanup.scheduler import FOLLOW_S, make_scheduler
+from provisioner.cleanup.assembly import make_scheduler
+from provisioner.cleanup.scheduler import FOLLOW_S
 from provisioner.cleanup.state import NodeState
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain, print_table

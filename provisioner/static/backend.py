@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from provisioner.backends.contract import (
+    Channel,
     Checkpoint,
     Ended,
     Found,
@@ -62,6 +63,12 @@ class StaticBackend:
             raise LaunchError(f"no node is reserved for agent {order.agent}", reason=Reason.INTERNAL_ERROR)
         yield Checkpoint(key=NODE, value=placed.node)
         yield Progress(text=f"the clean node {placed.node} is reserved for this build")
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:  # noqa: ARG002
+        """There is none: the node has its own way to the controller."""
+        raise LaunchError(
+            f"agent {agent} is on a static node, which is connected by itself", reason=Reason.TEMPLATE_INVALID
+        )
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """The node's own agent goes on."""
