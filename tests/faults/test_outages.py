@@ -10,12 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import leaks
 import pytest
 
-from tests.faults.test_kill_for_real import TOOLS, config
-from tests.sidecar_process import SidecarProcess
-from tests.standin_process import StandinProcess, ask
+from tests.faults.plant import Plant
 
 pytestmark = [pytest.mark.standin, pytest.mark.timeout(300)]
 
@@ -30,61 +27,11 @@ BAD_ANSWERS: dict[str, dict[str, Any]] = {
     "no answer although it was done": {"drop_rate": 1.0, "drop_after": True},
     "forbidden": {"forbid": True},
 }
-
-
-class Plant:
-    """A sidecar beside the stand-in, with one job."""
-
-    def __init__(self, standin: StandinProcess, folder: Path, **more: Any) -> None:
-        self.standin = standin
-        self.owner = leaks.new_owner()
-        self.sidecar = SidecarProcess(folder, {**config(standin, "process", self.owner), **more}, token=standin.token)
-        self.jobs: list[str] = []
-
-    def build(self, shell: str = "true") -> str:
-        name = f"job-{len(self.jobs)}"
-        self.jobs.append(name)
-        xml = TOOLS.freestyle_xml(shell, label="linux")
-        made = ask(self.standin, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-        assert made.status == 200
-        assert ask(self.standin, "POST", f"job/{name}/build?delay=0sec").status == 201
-        return name
-
-    def result(self, name: str) -> str | None:
-        reply = ask(self.standin, "GET", f"job/{name}/1/api/json")
-        return None if reply.status != 200 or reply.json()["building"] else reply.json()["result"]
-
-    def ours(self) -> list[str]:
-        return [name for name in self.standin.state()["nodes"] if name.startswith("any-")]
-
-    def at_rest(self) -> None:
-        """Every build ran, once; nothing is left."""
-        for name in self.jobs:
-            self.sidecar.until(lambda n=name: self.result(n) == "SUCCESS", f"{name} ends well")  # type: ignore[misc]
-        self.sidecar.until(lambda: not self.ours(), "no node is left")
-        self.sidecar.until(lambda: self.sidecar.metric("agents") == 0, "no agent is left")
-        ran = [record["build"] for record in self.standin.state()["history"]]
-        assert sorted(ran) == sorted(f"job/{name}/1/" for name in self.jobs)
-        assert not [line for line in leaks.marked("") if self.owner in line and "provisioner" not in line]
-
-
-@pytest.fixture
-def make_plant(standin: StandinProcess, tmp_path: Path) -> Any:
-    made: list[Plant] = []
-
-    def make(**more: Any) -> Plant:
-        plant = Plant(standin, tmp_path, **more)
-        made.append(plant)
-        return plant
-
-    yield make
-    standin.knobs(reset=True)
-    for plant in made:
-        plant.sidecar.stop()
+LATE = {"latency_ms": 31_000.0}
 
 
 @pytest.mark.parametrize("bridge", ["auto", "off"])
-@pytest.mark.parametrize("answer", BAD_ANSWERS)
+@pytest.mark.parametrize("answer", [*BAD_ANSWERS, pytest.param("after 30 s", marks=pytest.mark.slow)])
 def test_a_controller_that_answers_wrongly_for_a_while_loses_no_build(
     make_plant: Callable[..., Plant], answer: str, bridge: str
 ) -> None:
@@ -94,8 +41,9 @@ def test_a_controller_that_answers_wrongly_for_a_while_loses_no_build(
     plant.sidecar.start()
     plant.build("sleep 2")
     plant.sidecar.until(lambda: plant.sidecar.metric("agents", state="running") == 1, "the first build runs")
-    plant.standin.knobs(**BAD_ANSWERS[answer])
-    plant.sidecar.until(lambda: plant.sidecar.get("/readyz")[0] == 503, "readiness tells")
+    plant.standin.knobs(**BAD_ANSWERS.get(answer, LATE))
+    # a long poll that is late may still be answered; what follows on it is not
+    plant.sidecar.until(lambda: plant.sidecar.get("/readyz")[0] == 503, "readiness tells", within_s=150)
     assert plant.sidecar.get("/healthz")[0] == 200
     assert plant.sidecar.ready()["controllers"]["main"] not in ("ok", "")
     assert plant.sidecar.metric("controller_up", controller="main") == 0
