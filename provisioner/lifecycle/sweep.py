@@ -13,7 +13,7 @@ from provisioner.lifecycle.adoption import adopted
 from provisioner.lifecycle.orphans import Orphan, age_s, why
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.model.agent import Agent
-from provisioner.model.errors import ControllerError, LaunchError
+from provisioner.model.errors import ControllerError, LaunchError, Reason
 from provisioner.model.queue import NodeView
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ class InstanceSweep:
                 clean = await self.look()
             except LaunchError as error:
                 log.info("sweep.failed", provider=self._provider.name, problem=error.message)
+                if error.reason is Reason.PROVIDER_UNREACHABLE:
+                    self._provider.lost(error.message)  # a stream of events may hang with it and tell nothing
                 continue
             pause_s = SWEEP_EVERY_S if clean else FIRST_SWEEP_S
 

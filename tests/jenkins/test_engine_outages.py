@@ -1,0 +1,119 @@
+"""A real engine that hangs, or is down, while builds of a real controller run and wait: told, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import leaks
+import pytest
+
+from tests.sidecar_process import SidecarProcess
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+
+
+class Engine:
+    """The engine of this machine behind a socket of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "engine.sock"
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.engine_proxy", str(self.socket), ENGINE]
+        root = Path(__file__).parents[2]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(10)
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def fail(self, how: str) -> None:
+        if how == "hangs":
+            self.signal(signal.SIGSTOP)
+        else:
+            self.end()
+
+    def mend(self, how: str) -> None:
+        if how == "hangs":
+            self.signal(signal.SIGCONT)
+        else:
+            self.start()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = Engine(tmp_path)
+    made.start()
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("how", ["is down", "hangs"])
+def test_builds_run_on_wait_and_end_well(
+    real_jenkins: Any, jenkins_tools: ModuleType, engine: Engine, tmp_path: Path, how: str
+) -> None:
+    owner = leaks.new_owner()
+    box = {"name": "box", "backend": "docker", "endpoint": f"unix://{engine.socket}", "network": "host"}
+    image = {"image": "jenkins-provisioner-test/agent:latest", "pull": "never"}
+    main = {"name": "main", "url": real_jenkins.url, "user": real_jenkins.user, "token": {"env": "JENKINS_TOKEN"}}
+    sidecar = SidecarProcess(
+        tmp_path,
+        {
+            "id": owner,
+            "controllers": [main],
+            "providers": [{**box, "max_agents": 2, "timeout": "5s"}],
+            "templates": [{"name": "one", "labels": [owner], "providers": ["box"], **image}],
+        },
+        token=real_jenkins.token,
+    )
+    jobs = [f"{owner}-{name}" for name in ("running", "waiting")]
+    for job, shell in zip(jobs, ("sleep 8", "true"), strict=True):
+        real_jenkins.create_job(job, jenkins_tools.freestyle_xml(shell, label=owner))
+
+    def ended(job: str) -> bool:
+        build = real_jenkins.build(job)
+        return bool(build) and not build["building"]
+
+    sidecar.start()
+    try:
+        real_jenkins.queue_build(jobs[0])
+        sidecar.until(lambda: sidecar.metric("agents", state="running") == 1, "the first build runs")
+        engine.fail(how)
+        real_jenkins.queue_build(jobs[1])
+        sidecar.until(lambda: sidecar.get("/readyz")[0] == 503, "readiness tells", within_s=90)
+        assert sidecar.ready()["providers"]["box"] not in ("ok", "")
+        assert sidecar.get("/healthz")[0] == 200
+        sidecar.until(lambda: ended(jobs[0]), "the first build ends although the engine is away")
+        time.sleep(3)
+        engine.mend(how)
+        sidecar.until(lambda: ended(jobs[1]), "the second build gets its agent", within_s=150)
+        sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
+        assert sidecar.get("/readyz")[0] == 200
+    finally:
+        sidecar.stop()
+    for job in jobs:
+        assert real_jenkins.build(job)["result"] == "SUCCESS", real_jenkins.console(job)
+        real_jenkins.delete_job(job)
+    assert not [node for node in real_jenkins.nodes() if node.startswith("one-")]
+    assert not [line for line in leaks.marked(os.environ.get(leaks.RUN_VARIABLE, "")) if owner in line]
