@@ -25,6 +25,8 @@ class SecretFile:
 
     name: str  # file name inside the secret folder
     content: bytes = field(repr=False)
+    at: str | None = None  # where the instance finds it besides, by a link
+    env: str | None = None  # variable that is set to its path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,7 @@ class Order:
     pull: str = "missing"  # missing | always | never
     pull_timeout_s: float = 1800.0
     channel: bool = False  # the command speaks through its standard input and output: see `Backend.open_channel`
+    workspace_of: str = ""  # whose workspace it is, where the template keeps one for each job
     template: Mapping[str, object] = field(default_factory=dict)  # resources, volumes, dns …: the template's own keys
 
 

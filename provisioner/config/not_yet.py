@@ -47,14 +47,7 @@ ROWS: tuple[NotYet, ...] = (
     ),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
     NotYet(path="templates[].transport", when=_among("tcp", "ssh", "ssh-gateway"), instead="use websocket"),
-    NotYet(path="templates[].secrets", when=_given, instead=LEAVE_OUT),
-    NotYet(path="templates[].resources.disk", when=_is_set, instead=LEAVE_OUT),
-    NotYet(path="templates[].resources.devices", when=_given, instead=LEAVE_OUT),
-    NotYet(path="templates[].resources.gpus", when=_given, instead="use 0"),
-    NotYet(path="templates[].volumes", when=_given, instead=LEAVE_OUT),
     NotYet(path="templates[].sidecars", when=_given, instead=LEAVE_OUT),
-    NotYet(path="templates[].overrides.disk", when=_is_set, instead=LEAVE_OUT),
-    NotYet(path="templates[].hold_on_failure", when=_given, instead="use 0"),
 )
 
 

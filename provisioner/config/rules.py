@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from provisioner.config.controllers import Controller
@@ -133,6 +134,9 @@ def inner_names_are_unique(parts: Parts) -> Iterator[Problem]:
         yield from _twice(
             [((*at, "volumes", i, "at"), volume.at) for i, volume in enumerate(template.volumes) if volume.at]
             + [((*at, "secrets", i, "at"), secret.at) for i, secret in enumerate(template.secrets) if secret.at]
+        )
+        yield from _twice(
+            ((*at, "volumes", i), "workspace") for i, volume in enumerate(template.volumes) if volume.workspace
         )
 
 
@@ -271,6 +275,51 @@ def static_nodes_are_looked_after(parts: Parts) -> Iterator[Problem]:
                 yield Problem(path=("templates", index, "controllers"), text=text)
 
 
+#: Where nothing can be put into the file system of an agent.
+_NOT_THERE: Mapping[BackendKind, str] = {
+    BackendKind.PROCESS: "process, whose agents have no file system of their own",
+    BackendKind.STATIC: "static, whose nodes are not made for one build",
+}
+
+
+def places_fit_backend(parts: Parts) -> Iterator[Problem]:
+    """Secrets and volumes can be where the template wants them."""
+    plain = {p.name: _NOT_THERE[p.backend] for p in parts.providers.values() if p.backend in _NOT_THERE}
+    for index, template in parts.templates.items():
+        at: KeyPath = ("templates", index)
+        bare = next((name for name in template.providers if name in plain), None)
+        if bare is not None:
+            none = f"provider {bare} is of backend {plain[bare]}"
+            if template.volumes:
+                yield Problem(path=(*at, "volumes"), text=f"cannot be had there: {none}; leave it out")
+            for i, secret in enumerate(template.secrets):
+                if secret.at is not None or plain[bare] == _NOT_THERE[BackendKind.STATIC]:
+                    right = "leave it out" if secret.at is None else "use `env` alone, where agents are processes"
+                    key = "env" if secret.at is None else "at"
+                    yield Problem(path=(*at, "secrets", i, key), text=f"cannot be had there: {none}; {right}")
+        if template.standby and any(volume.workspace for volume in template.volumes):
+            text = "cannot be had with `volumes: [{workspace: per-job}]`: an agent that waits has no job yet; use 0"
+            yield Problem(path=(*at, "standby"), text=text)
+        yield from _secrets_apart(at, template)
+
+
+def _secrets_apart(at: KeyPath, template: Template) -> Iterator[Problem]:
+    """No secret stays behind in what outlives the agent, and none hides another variable."""
+    kept = {volume.at: f"the cache {volume.cache}" for volume in template.volumes if volume.at}
+    if any(volume.workspace for volume in template.volumes):
+        kept[f"{template.remote_fs.rstrip('/')}/workspace"] = "the workspace of the job"
+    taken = set(template.env)
+    for i, secret in enumerate(template.secrets):
+        for folder, what in kept.items():
+            if secret.at is not None and PurePosixPath(secret.at).is_relative_to(folder):
+                text = f"is in {what}, which outlives the agent; put it somewhere else"
+                yield Problem(path=(*at, "secrets", i, "at"), text=text)
+        if secret.env is not None and secret.env in taken:
+            text = f'"{secret.env}" is set already; write another one or leave this out'
+            yield Problem(path=(*at, "secrets", i, "env"), text=text)
+        taken.add(secret.env or "")
+
+
 RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     names_are_unique,
     something_to_do,
@@ -285,6 +334,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     gateway_is_found,
     keys_fit_backend,
     static_nodes_are_looked_after,
+    places_fit_backend,
 )
 
 

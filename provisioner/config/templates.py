@@ -28,6 +28,7 @@ from provisioner.config.values import (
     Address,
     Count,
     Duration,
+    HoldOnFailure,
     HostName,
     HostTarget,
     ImageName,
@@ -111,7 +112,11 @@ class Template(Part):
         alias="head_start",
         description="how long a build waits for another node or cloud that could serve it, before an agent is started",
     )
-    hold_on_failure: Count = Field(0, description="failed agents kept for debugging")
+    hold_on_failure: HoldOnFailure = Field(
+        0,
+        description="how many agents whose build failed are held for debugging at a time, each for 2h; or, with a "
+        "unit such as 30m, for how long each of them is; 0: none",
+    )
 
     def serves(self, controller: str) -> bool:
         """Whether a controller's builds may use it."""

@@ -24,6 +24,7 @@ _RUN_AS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 #: What ends an atom of a Jenkins label expression, or has to be quoted in one.
 _NOT_IN_LABEL = re.compile(r"""[\s\x00-\x1f\x7f&|!()<>"']""")
+_MOST_HELD = 10_000
 _PLACE_HOLDER = re.compile(r"\{([a-z]+)\}")
 
 
@@ -70,6 +71,21 @@ def _variable_value(value: str) -> str:
     if "\0" in value:
         raise ValueError("holds a zero character, which no environment variable can; leave it out")
     return value
+
+
+def _hold_on_failure(value: object) -> object:
+    right = "write 0, how many agents such as 2, or for how long each such as 30m"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= _MOST_HELD:
+            raise ValueError(f"must be from 0 to {_MOST_HELD}; {right}")
+        return value
+    if isinstance(value, str) and value.strip()[-1:] in tuple("smhd"):
+        try:
+            if parse_duration(value) > 0:
+                return value.strip()
+        except ValueError:
+            pass
+    raise ValueError(f"is neither a number of agents nor a duration with its unit; {right}")
 
 
 def _http_url(value: str) -> str:
@@ -208,6 +224,18 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": durations.PATTERN}]}),
+]
+HoldOnFailure = Annotated[
+    int | str,
+    BeforeValidator(_hold_on_failure),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _MOST_HELD},
+                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?[smhd]$"},
+            ]
+        }
+    ),
 ]
 Size = Annotated[
     int,

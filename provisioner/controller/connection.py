@@ -303,6 +303,10 @@ class Connection:
         """What became of an item."""
         return await self._rest.fate(key)
 
+    async def outcome(self, build_url: str) -> str | None:
+        """The result of a build; None while it has none."""
+        return await self._rest.outcome(build_url)
+
     async def agent_jar(self) -> bytes:
         """The controller's own agent.jar; read once for each start of the controller."""
         session = self._http.session

@@ -232,6 +232,10 @@ class Controller(Protocol):
         """What became of an item."""
         ...
 
+    async def outcome(self, build_url: str) -> str | None:
+        """The result of a build, such as SUCCESS or FAILURE; None while it has none, or is not there."""
+        ...
+
     async def agent_jar(self) -> bytes:
         """The controller's own agent.jar; cached for the session."""
         ...

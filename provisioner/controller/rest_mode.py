@@ -332,6 +332,17 @@ class RestMode:
         # left without a build yet: an executor is about to make it
         return FateOf(fate=Fate.STARTED if left else Fate.WAITING)
 
+    async def outcome(self, build_url: str) -> str | None:
+        """The result of a build; None while it has none, or is not there."""
+        try:
+            answer = await self._pool.run(self._http.get, f"{build_url}api/json?tree=result", op="outcome")
+        except ControllerError as error:
+            if error.code == 404:
+                return None
+            raise
+        result = answer.get("result")
+        return str(result) if result else None
+
     async def _others(self, label: str | None) -> bool:
         """Whether a node that is not ours, or a cloud, could serve the label."""
         answer = await self._pool.run(self._http.get, f"computer/api/json?tree={NODES_TREE}", op="explain")

@@ -78,8 +78,9 @@ class Observer:
                 self._node(name, online=False, cause=cause)
             case BuildStarted():
                 self._started(seen.name, seen.queue_id, seen.build_url)
-            case BuildFinished(name=name):
+            case BuildFinished(name=name, failed=failed):
                 if task := self._desk.agents.get(name):
+                    task.facts.failed = failed
                     task.facts.started = task.facts.finished = True
                     task.facts.touch()
             case Unreachable(message=message):

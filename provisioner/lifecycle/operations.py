@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from provisioner.lifecycle.holding import HOLD_S
 from provisioner.lifecycle.orphans import Orphan
 from provisioner.lifecycle.telling import tell
 from provisioner.model.agent import Agent, AgentState
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-HOLD_S = 2 * 3600.0
 _DRAINED = "drained"
 _BUILD_RUNS = frozenset({AgentState.RUNNING})
 #: The node may be there and may take its build at any moment.

@@ -40,16 +40,23 @@ def node_order(
 
 
 def instance_order(
-    agent: Agent, template: Template, *, backend: str, agent_url: str, secret: str, agent_jar: bytes
+    agent: Agent,
+    template: Template,
+    *,
+    backend: str,
+    agent_url: str,
+    secret: str,
+    agent_jar: bytes,
+    secrets: Sequence[SecretFile] = (),
 ) -> Order:
-    """The instance of an agent; the secret goes in as a file."""
+    """The instance of an agent; its own secret, and those of the template, go in as files."""
     return Order(
         agent=agent.name,
         owner=agent.owner,
         image=template.image_for(backend),
         command=agent_command(transport=template.transport, agent_url=agent_url, name=agent.name),
         remote_fs=template.remote_fs,
-        files=(SecretFile(name="secret", content=secret.encode()),),
+        files=(SecretFile(name="secret", content=secret.encode()), *secrets),
         agent_jar=agent_jar,
         jars_at=f"{template.remote_fs}/{JAR_CACHE}",
         jars_of=agent_url,
@@ -58,5 +65,16 @@ def instance_order(
         env=dict(template.env),
         pull=template.pull,
         pull_timeout_s=template.timeouts.pull_s,
+        workspace_of=workspace_of(agent) if any(volume.workspace for volume in template.volumes) else "",
         template=agent.spec,
     )
+
+
+def workspace_of(agent: Agent) -> str:
+    """Whose workspace an agent works in: its job's, at its controller; nobody's without a job."""
+    if agent.request is None:
+        return ""
+    job = agent.request.task.strip("/")
+    if agent.kind is ItemKind.PIPELINE:
+        job = job.rpartition("/")[0]  # the task of a `node` step is the run
+    return f"{agent.controller}/{job}"

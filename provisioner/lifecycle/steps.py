@@ -13,8 +13,9 @@ from provisioner.backends.contract import Checkpoint, InstanceState, Progress, S
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.deadlines import connect_left_s, time_left
 from provisioner.lifecycle.ending import error_lines, failure_of, take_down
-from provisioner.lifecycle.holding import RELEASED_MARK, keep_held
+from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
+from provisioner.lifecycle.secret_files import secret_files
 from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.lifecycle.telling import tell
 from provisioner.model.agent import AgentState
@@ -146,6 +147,7 @@ class AgentSteps:
             agent_url=self._desk.agent_url(task.agent),
             secret=secret,
             agent_jar=await controller.port.agent_jar(),
+            secrets=await asyncio.to_thread(secret_files, task.template) if task.template.secrets else (),
         )
         began = task.clock.monotonic()
         told = began
@@ -284,6 +286,10 @@ class AgentSteps:
         return True
 
     async def _finish(self, task: AgentTask) -> None:
+        if not task.agent.held(task.clock.now()):
+            await hold_if_failed(self._desk, task)
+            if task.doomed:
+                return
         if task.agent.held(task.clock.now()):
             await keep_held(task, self._controller(task).port)
             if task.doomed:

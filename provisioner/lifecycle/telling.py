@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def tell(desk: Desk, task: AgentTask) -> None:
+def tell(desk: Desk, task: AgentTask, *, after_the_end: bool = False) -> None:
     """Have the console shown what the log has and it has not; never waits, never fails."""
     if task.agent.request is None:
         return  # nobody reads it yet; the build that it is given to gets all of it
-    if task.agent.state is AgentState.FINISHED:
+    if task.agent.state is AgentState.FINISHED and not after_the_end:
         task.log.take()  # its console is complete
         return
     desk.errand(_tell_now(desk, task), name=f"tell {task.agent.name}")

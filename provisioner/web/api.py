@@ -9,7 +9,8 @@ from datetime import datetime
 from aiohttp import web
 
 from provisioner.config.durations import parse_duration
-from provisioner.lifecycle.operations import HOLD_S, Line, Operations
+from provisioner.lifecycle.holding import HOLD_S
+from provisioner.lifecycle.operations import Line, Operations
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.model.errors import ProvisionerError

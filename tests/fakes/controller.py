@@ -46,6 +46,7 @@ class FakeController:
         self.items: dict[int, QueueItem] = {}
         self.nodes: dict[str, FakeNode] = {}
         self.fates: dict[RequestKey, FateOf] = {}
+        self.outcomes: dict[str, str] = {}  # results of builds, by their URL
         self.failed: list[tuple[QueueItem, str, str, tuple[str, ...]]] = []
         self.told: list[tuple[str | None, tuple[str, ...]]] = []
         self.registered: list[str] = []
@@ -111,15 +112,20 @@ class FakeController:
         self._seen.put_nowait(BuildStarted(name=name, queue_id=taken.key.queue_id, build_url=url))
         return taken
 
-    def finish_build(self, name: str) -> None:
+    def finish_build(self, name: str, result: str | None = "SUCCESS") -> None:
+        """`result`: what the build shows then; None while the run of a `node` block goes on."""
         node = self.nodes[name]
+        if node.view.build_url and result:
+            self.outcomes[node.view.build_url] = result
+        freestyle = node.order.request is not None and node.order.request.kind is not ItemKind.PIPELINE
         node.view = replace(
             node.view, busy=False, finished=self.mode is not BridgeMode.OFF, queue_id=None, build_url=None
         )
         if self.mode is BridgeMode.OFF:
             self.show()  # nothing but the next poll tells
             return
-        self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id))
+        failed = freestyle and result == "FAILURE"
+        self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id, failed=failed))
 
     def take_elsewhere(self, item: QueueItem, node: str = "static") -> None:
         del self.items[item.key.queue_id]
@@ -240,6 +246,10 @@ class FakeController:
     async def fate(self, key: RequestKey) -> FateOf:
         self._check("fate")
         return self.fates.get(key, FateOf(fate=Fate.UNKNOWN))
+
+    async def outcome(self, build_url: str) -> str | None:
+        self._check("outcome")
+        return self.outcomes.get(build_url)
 
     async def agent_jar(self) -> bytes:
         return self.jar

@@ -510,6 +510,10 @@ class FakeJenkins:
         self._call("fate")
         return self.fates.get(key, FateOf(fate=Fate.UNKNOWN))
 
+    async def outcome(self, build_url: str) -> str | None:
+        self._call("outcome")
+        return None
+
     async def agent_jar(self) -> bytes:
         self._call("agent_jar")
         return b"jar"

@@ -208,6 +208,10 @@ class MortalController:
         found: FateOf = await self._life.ask("fate", lambda: self._port.fate(key))
         return found
 
+    async def outcome(self, build_url: str) -> str | None:
+        found: str | None = await self._life.ask("outcome", lambda: self._port.outcome(build_url))
+        return found
+
     async def agent_jar(self) -> bytes:
         self._life.check()
         return await self._port.agent_jar()

@@ -33,6 +33,12 @@ class Archive:
         entry.type, entry.gid = tarfile.DIRTYPE, gid
         self._tar.addfile(entry)
 
+    def link(self, path: str, target: str, *, uid: int, gid: int) -> None:
+        """Add a symbolic link; what had the path is replaced."""
+        entry = self._entry(path, uid, 0o777)
+        entry.type, entry.gid, entry.linkname = tarfile.SYMTYPE, gid, target
+        self._tar.addfile(entry)
+
     def content(self) -> bytes:
         """The finished archive."""
         self._tar.close()

@@ -35,6 +35,7 @@ from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
 from provisioner.backends.docker.runtime import problem as runtime_problem
 from provisioner.backends.docker.ssh import SshFiles
+from provisioner.backends.docker.verifying import place_problems
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
 from provisioner.model.errors import LaunchError, Reason
@@ -43,7 +44,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _DEFAULT_ENDPOINT = "unix:///var/run/docker.sock"
-_ENGINE_NETWORKS = ("bridge", "host", "none", "default")
 
 
 class DockerBackend:
@@ -129,8 +129,10 @@ class DockerBackend:
         return remote_fs
 
     async def verify(self, order: Order) -> tuple[str, ...]:
-        """Network, runtime, and an image that may not be pulled."""
-        problems = list(await self._in(self._reads, self._verify))
+        """Network, runtime, size of the disk, and an image that may not be pulled."""
+        problems = await self._in(
+            self._reads, place_problems, self._engine, self._network, self._runtime, order.template
+        )
         if not order.image:
             problems.append("the template has no image; add `image: NAME`")
         elif order.pull == "never" and await self._images.present(order.image) is None:
@@ -141,27 +143,6 @@ class DockerBackend:
             if order.template.get(key):
                 problems.append(f"`{key}:` is set, and this backend has no {what} yet")
         return tuple(problems)
-
-    def _verify(self) -> list[str]:
-        problems = []
-        try:
-            if self._network and self._network not in _ENGINE_NETWORKS and not self._network.startswith("container:"):
-                try:
-                    self._engine.call("GET", f"/networks/{name(self._network)}", timeout_s=reading.READ_S)
-                except RefusedError as refused:
-                    if refused.code != 404:
-                        raise
-                    problems.append(f"the engine has no network `{self._network}`; make it, or write another `network`")
-            if self._runtime:
-                info = self._engine.call("GET", "/info", timeout_s=reading.READ_S).json()
-                known = info.get("Runtimes") or {} if isinstance(info, Mapping) else {}
-                if self._runtime not in known:
-                    problems.append(
-                        f"the engine has no runtime `{self._runtime}`; it has {', '.join(sorted(known)) or 'none'}"
-                    )
-        except RefusedError as refused:
-            raise read_error(refused, "network and runtimes") from refused
-        return problems
 
     async def start(self, order: Order) -> AsyncIterator[Checkpoint | Progress]:
         """Pull if need be, make, fill, start: three requests where image and agent.jar are there."""

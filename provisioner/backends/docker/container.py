@@ -12,6 +12,11 @@ SECRETS_AT = "/run/jenkins-provisioner"
 JAR_AT = "/opt/jenkins-provisioner"
 JAVA_AT = "/opt/jenkins-provisioner-java"
 
+#: On a container with a workspace that outlives it: the name of the job's volumes, without their number.
+WORKSPACE_KEY = "jenkins-provisioner.workspace"
+#: On such a volume: whose it is, for a person.
+WORKSPACE_OF_KEY = "jenkins-provisioner.workspace.of"
+
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -21,6 +26,14 @@ class Cache(NamedTuple):
     volume: str
     name: str
     at: str
+
+
+class Workspace(NamedTuple):
+    """A volume that the next agent of the job gets."""
+
+    volume: str
+    base: str  # the same for all volumes of the job
+    of: str
 
 
 def marks(owner: str, agent: str) -> dict[str, str]:
@@ -37,6 +50,11 @@ def caches(order: Order) -> tuple[Cache, ...]:
             cache = str(volume["cache"])
             found.append(Cache(f"jenkins-provisioner-cache-{order.owner}-{cache}", cache, str(volume["at"])))
     return tuple(found)
+
+
+def workspace_at(order: Order) -> str:
+    """Where the agent has the folders of its builds."""
+    return f"{order.remote_fs.rstrip('/')}/workspace"
 
 
 def command(order: Order, java: Sequence[str]) -> list[str]:
@@ -64,6 +82,7 @@ def body(
     network: str | None,
     runtime: str | None,
     shared: Sequence[Mapping[str, object]],
+    workspace: Workspace | None = None,
 ) -> dict[str, object]:
     """The request that makes the container.
 
@@ -73,6 +92,7 @@ def body(
         network: what it joins.
         runtime: what runs it.
         shared: mounts of what all containers share.
+        workspace: what outlives it of its work folder.
 
     The secret volume is writable, since the engine puts no file into a read-only one; its folder and files
     belong to root and to the agent's user, each with no more rights than it needs.
@@ -83,6 +103,11 @@ def body(
         *(_volume(cache.volume, cache.at, {CACHE_KEY: cache.name}) for cache in caches(order)),
         *(dict(one) for one in shared),
     ]
+    labels = marks(order.owner, order.agent)
+    if workspace is not None:
+        kept = {CACHE_KEY: "workspace", WORKSPACE_OF_KEY: workspace.of}
+        mounts.append(_volume(workspace.volume, workspace_at(order), kept))
+        labels[WORKSPACE_KEY] = workspace.base
     host: dict[str, object] = {
         "Init": True,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
@@ -101,8 +126,8 @@ def body(
         "Entrypoint": words[:1],
         "Cmd": words[1:],
         "WorkingDir": order.remote_fs,
-        "Env": [f"{key}={value}" for key, value in order.env.items()],
-        "Labels": marks(order.owner, order.agent),
+        "Env": [f"{key}={value}" for key, value in {**order.env, **_secret_paths(order)}.items()],
+        "Labels": labels,
         "Healthcheck": {"Test": ["NONE"]},  # the image's own is for its own command
         "HostConfig": host,
     }
@@ -112,6 +137,10 @@ def body(
     if order.run_as:
         made["User"] = order.run_as
     return made
+
+
+def _secret_paths(order: Order) -> dict[str, str]:
+    return {file.env: file.at or f"{SECRETS_AT}/{file.name}" for file in order.files if file.env}
 
 
 def _volume(source: str, target: str, labels: Mapping[str, str]) -> dict[str, object]:
@@ -130,6 +159,8 @@ def _limits(template: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         yield "PidsLimit", int(str(pids))
     if shm := _bytes(resources, "shm"):
         yield "ShmSize", shm
+    if disk := _bytes(resources, "disk"):
+        yield "StorageOpt", {"size": str(disk)}
     devices = resources.get("devices")
     if isinstance(devices, Sequence) and devices:
         yield (
@@ -148,6 +179,11 @@ def _names(template: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         yield "Dns", [str(server) for server in dns]
 
 
+def disk_bytes(template: Mapping[str, object]) -> int | None:
+    """The bound of the container's own disk; None without one."""
+    return _bytes(_part(template, "resources"), "disk")
+
+
 def limits_text(template: Mapping[str, object]) -> str:
     """The limits in words, for the launch log."""
     resources = _part(template, "resources")
@@ -158,8 +194,13 @@ def limits_text(template: Mapping[str, object]) -> str:
         told.append(f"{memory / (1 << 20):.0f} MB memory")
     if pids := resources.get("pids"):
         told.append(f"{pids} processes")
-    if _bytes(resources, "disk"):
-        told.append("disk not limited by this backend")
+    if disk := _bytes(resources, "disk"):
+        told.append(f"{disk / (1 << 20):.0f} MB disk")
+    devices = resources.get("devices")
+    if isinstance(devices, Sequence) and devices:
+        told.append(f"devices {' '.join(map(str, devices))}")
+    if gpus := resources.get("gpus"):
+        told.append(f"{gpus} GPUs")
     return ", ".join(told) or "no limits"
 
 

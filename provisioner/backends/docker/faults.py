@@ -42,6 +42,12 @@ _DENIED = (
 #: container starts all the same and ends with exit code 127; this is for engines that start it directly.)
 _NO_COMMAND = ("executable file not found", "exec format error", "exec: ", "unable to find user")
 
+#: What the engine's own words leave open.
+_ADVICE = (
+    ("storage-opt", "; `resources.disk` needs an engine with btrfs, zfs, or overlay2 on xfs mounted with pquota"),
+    ("capabilities: [[gpu]]", "; `resources.gpus` needs NVIDIA's container toolkit on the engine's host"),
+)
+
 _RETRYABLE = frozenset({Reason.REGISTRY_ERROR, Reason.DISK_FULL, Reason.PROVIDER_UNREACHABLE})
 
 
@@ -60,6 +66,7 @@ def pull_error(refused: RefusedError, image: str) -> LaunchError:
 
 def start_error(refused: RefusedError, agent: str) -> LaunchError:
     """Why a container could not be made or started."""
+    advice = next((told for words, told in _ADVICE if words in refused.message.lower()), "")
     reason = (
         _first(
             refused.message,
@@ -70,7 +77,7 @@ def start_error(refused: RefusedError, agent: str) -> LaunchError:
         or Reason.CREATE_REJECTED
     )
     return LaunchError(
-        f"the engine cannot start the container {agent}: {refused.message}",
+        f"the engine cannot start the container {agent}: {refused.message}{advice}",
         reason=reason,
         retryable=reason in _RETRYABLE or refused.code >= 500,
     )

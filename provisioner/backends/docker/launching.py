@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
-from provisioner.backends.docker.archive import Archive, first_file
 from provisioner.backends.docker.class_data import ClassData, Jvm
-from provisioner.backends.docker.container import JAVA_AT, SECRETS_AT, body, caches
+from provisioner.backends.docker.container import JAVA_AT, body, marks
 from provisioner.backends.docker.engine import Engine, RefusedError, name
 from provisioner.backends.docker.faults import start_error
-from provisioner.backends.docker.fetched import GIVEN_MTIME, FetchedJars
+from provisioner.backends.docker.fetched import FetchedJars
+from provisioner.backends.docker.filling import Filling
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.jar import ensure_jar
 from provisioner.backends.docker.removal import remove_agent, remove_container
 from provisioner.backends.docker.runtime import TOOLS_AT, Runtime
 from provisioner.backends.docker.shared import SharedVolumes, mount
+from provisioner.backends.docker.workspaces import Workspaces
 from provisioner.model.errors import LaunchError, Reason
 
 _ZIP = b"PK"
@@ -60,7 +59,6 @@ class Launching:
     ) -> None:
         self._engine = engine
         self._images = images
-        self._fetched = fetched
         self._check = check
         self._java = java
         self._network = network
@@ -68,8 +66,8 @@ class Launching:
         self._volumes = SharedVolumes(engine)
         self._injected = Runtime()
         self.class_data = ClassData(self._volumes)
-        self._uids: dict[tuple[str, str], int | None] = {}
-        self._uids_lock = threading.Lock()
+        self._filling = Filling(engine=engine, images=images, fetched=fetched)
+        self._workspaces = Workspaces(engine)
 
     def make(self, order: Order) -> Made:
         """Make the container, or find the running one of an earlier start.
@@ -90,7 +88,13 @@ class Launching:
 
     def _create(self, order: Order) -> Made:
         asked, java, shared = self._prepared(order)
-        wanted = body(asked, java=java, network=self._network, runtime=self._runtime, shared=shared)
+        with self._workspaces.taken(order) as workspace:
+            wanted = body(
+                asked, java=java, network=self._network, runtime=self._runtime, shared=shared, workspace=workspace
+            )
+            return self._make(order, wanted)
+
+    def _make(self, order: Order, wanted: Mapping[str, object]) -> Made:
         for attempt in (1, 2, 3):
             try:
                 made = self._engine.call("POST", "/containers/create", query={"name": order.agent}, body=wanted).json()
@@ -151,7 +155,10 @@ class Launching:
         """
         try:
             self._engine.call(
-                "PUT", f"/containers/{container}/archive", query={"path": "/"}, archive=self._archive(order, container)
+                "PUT",
+                f"/containers/{container}/archive",
+                query={"path": "/"},
+                archive=self._filling.archive(order, container, marks(order.owner, order.agent)),
             )
             self._check(order.agent)
             if not order.channel:
@@ -160,68 +167,6 @@ class Launching:
             self._check(order.agent)  # a stop may have removed it under our hands: that is no fault
             raise start_error(refused, order.agent) from refused
         self._yield_to_stop(order.agent, container)
-
-    def _archive(self, order: Order, container: str) -> bytes:
-        user, _, group = (order.run_as or self._image_user(order)).partition(":")
-        uid = self._uid(order, container, user)
-        gid = int(group) if group.isdigit() else 0
-        archive = Archive()
-        for file in order.files:
-            # without its number the user cannot own the file; nobody else is in this container
-            archive.file(f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=0o444 if uid is None else 0o400)
-        for folder in (*(cache.at for cache in caches(order)), order.remote_fs):
-            archive.folder(folder, uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
-        self._give_jars(archive, order, uid, gid)
-        return archive.content()
-
-    def _give_jars(self, archive: Archive, order: Order, uid: int | None, gid: int) -> None:
-        """Put in what earlier agents fetched, in folders in which the agent can put more."""
-        jars = self._fetched.given(order)
-        below = order.jars_at.removeprefix(order.remote_fs).strip("/")
-        folders = [str(parent) for parent in reversed(PurePosixPath(below, "x").parents)][1:]
-        folders += sorted({f"{below}/{path.partition('/')[0]}" for path in jars})
-        for folder in folders if jars else ():
-            archive.folder(f"{order.remote_fs}/{folder}", uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
-        for path, content in jars.items():
-            archive.file(
-                f"{order.jars_at}/{path}",
-                content,
-                uid=uid or 0,
-                gid=gid,
-                mode=0o666 if uid is None else 0o644,
-                mtime=GIVEN_MTIME,
-            )
-
-    def _image_user(self, order: Order) -> str:
-        known = self._images.known(order.image or "")
-        return known.user if known else ""
-
-    def _uid(self, order: Order, container: str, user: str) -> int | None:
-        """The number of a user; a name is looked up in the image once. None if the image does not know it."""
-        if user.isdigit() or not user:
-            return int(user or 0)
-        known = self._images.known(order.image or "")
-        key = (known.id if known else order.image or "", user)
-        with self._uids_lock:
-            if key in self._uids:
-                return self._uids[key]
-        uid = self._look_up(container, user)
-        with self._uids_lock:
-            self._uids[key] = uid
-        return uid
-
-    def _look_up(self, container: str, user: str) -> int | None:
-        try:
-            packed = self._engine.call("GET", f"/containers/{container}/archive", query={"path": "/etc/passwd"}).content
-        except RefusedError as refused:
-            if refused.code == 404:
-                return None
-            raise
-        for line in first_file(packed).decode(errors="replace").splitlines():
-            fields = line.split(":")
-            if len(fields) > 2 and fields[0] == user and fields[2].isdigit():
-                return int(fields[2])
-        return None
 
     def _yield_to_stop(self, agent: str, container: str) -> None:
         try:

@@ -102,6 +102,8 @@ class ProcessBackend:
         program = order.command[0].replace("{java}", self._java)
         if shutil.which(program, path=_environment(order).get("PATH")) is None:
             return (f"there is no program `{program}` on this machine; install it or set the provider's `java`",)
+        if any(file.at for file in order.files):
+            return ("`secrets` cannot be put at a place of their own here; use `env` alone",)
         return ()
 
     async def start(self, order: Order) -> AsyncIterator[Checkpoint | Progress]:
@@ -184,7 +186,8 @@ class ProcessBackend:
             for place, value in places.items():
                 word = word.replace(place, value)  # noqa: PLW2901  (one word, four places)
             command.append(word)
-        return launch(folder, command, _environment(order), channel=order.channel)
+        secret_paths = {file.env: str(folder.secrets / file.name) for file in order.files if file.env}
+        return launch(folder, command, _environment(order, secret_paths), channel=order.channel)
 
     async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:  # noqa: ARG002  (contract)
         """Open the named pipes of its folder, for which its command waits."""
@@ -330,12 +333,13 @@ class ProcessBackend:
 _FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 
-def _environment(order: Order) -> dict[str, str]:
+def _environment(order: Order, secret_paths: Mapping[str, str] | None = None) -> dict[str, str]:
     inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
     return {
         "PATH": os.defpath,
         **inherited,
         **order.env,
+        **(secret_paths or {}),
         proc.OWNER_VARIABLE: order.owner,
         proc.AGENT_VARIABLE: order.agent,
     }

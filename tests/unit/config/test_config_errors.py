@@ -195,7 +195,7 @@ templates:
   - name: maven
     labels: [a b]
     providers: [bix]
-    hold_on_failure: 2
+    hold_on_failure: two
     timeouts:
       pull: soon
   - labels: [b]

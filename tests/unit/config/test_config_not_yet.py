@@ -15,18 +15,7 @@ USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("providers[].backend", [("providers.1.backend", "kubernetes")], 'providers[1].backend: "kubernetes" is not yet'),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
     ("templates[].transport", [(f"{T}.transport", "ssh")], 'templates[0].transport: "ssh" is not yet'),
-    ("templates[].secrets", [(f"{T}.secrets", [{"file": "/a", "at": "/b"}])], "templates[0].secrets: is not yet"),
-    ("templates[].resources.disk", [(f"{T}.resources.disk", "20g")], "templates[0].resources.disk: is not yet"),
-    (
-        "templates[].resources.devices",
-        [(f"{T}.resources.devices", ["/dev/x"])],
-        "templates[0].resources.devices: is not",
-    ),
-    ("templates[].resources.gpus", [(f"{T}.resources.gpus", 1)], "templates[0].resources.gpus: 1 is not yet"),
-    ("templates[].volumes", [(f"{T}.volumes", [{"workspace": "per-job"}])], "templates[0].volumes: is not yet"),
     ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
-    ("templates[].overrides.disk", [(f"{T}.overrides.disk", {"max": "4g"})], "templates[0].overrides.disk: is not yet"),
-    ("templates[].hold_on_failure", [(f"{T}.hold_on_failure", 1)], "templates[0].hold_on_failure: 1 is not yet"),
 ]
 
 
@@ -60,13 +49,13 @@ def test_empty_values_of_missing_features_are_fine() -> None:
 
 
 def test_a_row_less_is_a_feature_more() -> None:
-    value = {"transport": "ssh", "hold_on_failure": 2}
+    value = {"transport": "ssh", "sidecars": [{"name": "a"}]}
     fewer = tuple(row for row in ROWS if row.path != "templates[].transport")
     assert [problem.path for problem in not_yet("templates", 3, value)] == [
         ("templates", 3, "transport"),
-        ("templates", 3, "hold_on_failure"),
+        ("templates", 3, "sidecars"),
     ]
-    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "hold_on_failure")]
+    assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "sidecars")]
 
 
 @pytest.mark.parametrize("path", [row.path for row in ROWS])
@@ -88,9 +77,6 @@ def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -
         assert last in lines[finding.line - 1], finding
     assert [finding.path for finding in findings] == [
         "providers[1].backend",
-        "templates[0].secrets",
-        "templates[0].resources.disk",
-        "templates[0].volumes",
         "templates[0].sidecars",
         "templates[1].build",
     ]
