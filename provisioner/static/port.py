@@ -151,6 +151,10 @@ class StaticPort:
         placed.began = True
         return replace(left, node=placed.agent)
 
+    async def outcome(self, build_url: str) -> str | None:
+        """The result of a build."""
+        return await self._inner.outcome(build_url)
+
     async def fate(self, key: RequestKey) -> FateOf:
         """What became of an item."""
         fate = await self._inner.fate(key)
