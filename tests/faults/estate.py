@@ -250,7 +250,10 @@ class Estate:
     def finish(self, within_s: float = 1800.0) -> None:
         """Everything comes to its end, and nothing is left, in the records neither."""
         self.until(self.at_rest, "everything came to an end and nothing is left", within_s)
-        self.until(lambda: not self.store.requests() and not self.desk.book, "no request is left", 120)
+        # an agent may still be planned for an item that has left, before anybody has asked what became of it
+        self.until(
+            lambda: not self.store.requests() and not self.desk.book and self.at_rest(), "no request is left", 120
+        )
         if self.store.live_agents():
             raise Broken(f"records of live agents are left: {self.store.live_agents()}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,10 +42,12 @@ def run(
     death: Death = Death.NOW,
     down_s: float = 2.0,
     state_lost: bool = False,
+    ends: Counter[str] | None = None,
 ) -> list[str]:
     """Play it with a death at the given point, and another sidecar after it; the points of the first life.
 
     With `state_lost` the next one has the same owner id and nothing else: it must find everything by its marks.
+    `ends` counts what became of the builds.
 
     Raises:
         Broken: a guarantee does not hold.
@@ -80,6 +83,8 @@ def run(
             estate.pass_s(10)
             estate.finish()
         _judge(scenario, estate, forgetful=state_lost)
+        if ends is not None:
+            ends.update(estate.outcomes().values())
         return first.points
 
 
