@@ -75,7 +75,9 @@ class Plant:
         quick = 'echo "B+ $BUILD_TAG" >> ../../journal; echo "B- $BUILD_TAG" >> ../../journal'
         quick = tools.freestyle_xml(quick, label="clean", parameters={"N": ""})
         jenkins.create_job("quick", quick.replace(*_CONCURRENT))
-        jenkins.create_job("work-c2", tools.freestyle_xml(_WORK, label="clean&&last-c2"))
+        for name in self.names:
+            own = tools.freestyle_xml(_WORK, label=f"clean&&last-{name}", parameters={"N": ""})
+            jenkins.create_job(f"work-{name}", own)
         for name in self.names:
             self._add(name)
         self.until(lambda: all(self.computer(name)["offline"] is False for name in self.names), "all are connected")
@@ -109,7 +111,7 @@ class Plant:
         for name in self.names:
             self.jenkins.request("POST", f"computer/{name}/doDelete")
         self.agents.end()
-        for job in (JOB, "work", "work-pipeline", "work-c2", "quick"):
+        for job in (JOB, "work", "work-pipeline", "quick", *(f"work-{name}" for name in self.names)):
             self.jenkins.delete_job(job)
 
     # -- what a test looks at
@@ -176,7 +178,7 @@ class Plant:
         tree = "api/json?tree=builds[building,result]"
         return all(
             not build["building"] and build["result"] == "SUCCESS"
-            for job in ("work", "work-pipeline", "work-c2")
+            for job in ("work", "work-pipeline", *(f"work-{name}" for name in self.names))
             for build in self.jenkins.get_json(f"job/{job}/{tree}")["builds"]
         )
 
@@ -225,13 +227,15 @@ class Plant:
 class CleanupProcess:
     """`provisioner cleanup` as its users run it."""
 
-    def __init__(self, plant: Plant, folder: Path, name: str, *, bridge: str = "auto", **cleanup: Any) -> None:
+    def __init__(
+        self, plant: Plant, folder: Path, name: str, *, bridge: str = "auto", url: str = "", **cleanup: Any
+    ) -> None:
         self._env = {**os.environ, "JENKINS_TOKEN": plant.jenkins.token}
         self.file = folder / f"{name}.yaml"
         self.log_file = folder / f"{name}.log"
         controller = {
             "name": "main",
-            "url": plant.jenkins.url,
+            "url": url or plant.jenkins.url,
             "user": plant.jenkins.user,
             "token": {"env": "JENKINS_TOKEN"},
             "bridge": bridge,

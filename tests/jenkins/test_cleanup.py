@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cleanup_plant import JOB, CleanupProcess, Plant
+from cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,9 @@ def settled(plant: Plant, tmp_path: Path) -> Plant:
     return plant
 
 
-def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(plant: Plant, tmp_path: Path) -> None:
+def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(
+    plant: Plant, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     cleanup = CleanupProcess(plant, tmp_path, "one")
     before = {name: plant.label_string(name) for name in NAMES}
     planned = cleanup.table("--dry-run")
@@ -70,6 +73,9 @@ def test_the_life_of_nodes_through_use_failure_quarantine_and_recovery(plant: Pl
     finally:
         cleanup.kill()
     builds, cleanings, _ = plant.check()
+    told = f"life of six nodes: {builds} builds, {cleanings} good cleanings, one node quarantined and recovered"
+    record_property("figures", told)
+    print(told)
     assert builds == 22
     assert cleanings >= builds + len(NAMES)
 
@@ -82,6 +88,35 @@ def test_a_build_shorter_than_a_poll_is_noticed(settled: Plant, tmp_path: Path) 
     assert {name: row["act"] for name, row in rows.items() if row["act"] != "wait"} == {build["builtOn"]: "mark-dirty"}
     assert cleanup.run("--once").returncode == 0
     settled.check()
+
+
+def test_what_makes_a_clean_node_dirty_is_for_the_policy_to_say(settled: Plant, tmp_path: Path) -> None:
+    """Its age, what the node monitor finds free on its disk, a number of builds."""
+    jenkins = settled.jenkins
+    old = CleanupProcess(settled, tmp_path, "old", after={"age": 1}).table("--dry-run")
+    assert {row["act"] for row in old.values()} == {"mark-dirty"}
+    assert all("it was cleaned" in row["reason"] for row in old.values())
+
+    low = CleanupProcess(settled, tmp_path, "low", after={"disk_below": 10**15})
+    jenkins.request("POST", "computer/updateNow")
+    settled.until(lambda: {r["act"] for r in low.table("--dry-run").values()} == {"mark-dirty"}, "all disks are low")
+    assert all("free on its disk" in row["reason"] for row in low.table("--dry-run").values())
+
+    xml = settled.tools.freestyle_xml(settled.step("B", 3), label="clean&&last-c3", parameters={"N": ""})
+    jenkins.create_job("quick-c3", xml)
+    third = CleanupProcess(settled, tmp_path, "third", after={"builds": 3}, skip=[n for n in NAMES if n != "c3"])
+    seen = []
+    for number in range(3):
+        assert third.run("--once").returncode == 0
+        jenkins.queue_build("quick-c3", {"N": str(number)})
+        settled.until(
+            lambda: not jenkins.queue_items() and jenkins.get_json("computer/c3/api/json?tree=idle")["idle"], "idle"
+        )
+        seen.append(third.table("--dry-run")["c3"])
+    assert [row["act"] for row in seen] == ["note", "note", "mark-dirty"], seen
+    assert "used by 2 of 3 builds" in seen[1]["reason"]
+    assert CleanupProcess(settled, tmp_path, "all", at_once=6).run("--once").returncode == 0
+    jenkins.delete_job("quick-c3")
 
 
 def test_a_cleaning_that_hangs_is_ended_and_tried_again(settled: Plant, tmp_path: Path) -> None:
@@ -167,7 +202,9 @@ def test_two_schedulers_at_once_clean_nothing_twice(
     assert all(cleanup.log() for cleanup in both)
 
 
-def test_a_scheduler_killed_at_any_moment_leaves_what_the_next_one_takes_up(settled: Plant, tmp_path: Path) -> None:
+def test_a_scheduler_killed_at_any_moment_leaves_what_the_next_one_takes_up(
+    settled: Plant, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     cleanup = CleanupProcess(settled, tmp_path, "killed")
     chance = random.Random(7)
     kills = 0
@@ -185,11 +222,78 @@ def test_a_scheduler_killed_at_any_moment_leaves_what_the_next_one_takes_up(sett
         settled.until(lambda: all(settled.is_clean(name) for name in NAMES), "all are clean again")
     finally:
         cleanup.kill()
-    settled.check()
+    builds, cleanings, _ = settled.check()
+    told = f"kill -9 at random: {kills} kills, {builds} builds, {cleanings} good cleanings"
+    record_property("figures", told)
+    print(told)
     assert kills > 10
 
 
-def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Plant, tmp_path: Path) -> None:
+#: Each step that changes something, and what makes a scheduler take it.
+STEPS = {
+    "auto": ("watch", "describe", "dirty", "start", "clean", "hold", "stop"),
+    "off": ("describe", "dirty", "start", "clean", "hold", "stop"),
+}
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("bridge", ["auto", "off"])
+def test_a_scheduler_killed_in_the_middle_of_each_step_does_no_harm(
+    settled: Plant, tmp_path: Path, bridge: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Right before a request reaches the controller, and right after, when its answer is lost."""
+    proxy = CuttingProxy(settled.jenkins.url)
+    kills = []
+    try:
+        for step in STEPS[bridge]:
+            for side in ("before", "after"):
+                _cut(settled, tmp_path / f"{step}-{side}", proxy, step, side, bridge)
+                kills.append(f"{step}/{side}")
+    finally:
+        proxy.close()
+    builds, cleanings, slipped = settled.check(window=bridge == "off")
+    told = f"kill -9 in the middle of each step, bridge {bridge}: {len(kills)} kills ({', '.join(kills)}), "
+    told += f"{builds} builds, {cleanings} good cleanings, {slipped} builds in the window of plain REST"
+    record_property("figures", told)
+    print(told)
+
+
+def _cut(plant: Plant, folder: Path, proxy: CuttingProxy, step: str, side: str, bridge: str) -> None:
+    folder.mkdir()
+    more: dict[str, Any] = {"skip": [name for name in NAMES if name not in {"c1", "c2"}]}
+    if step == "hold":
+        plant.spoil("c1", "broken")
+        more["retries"] = 0
+    if step == "stop":
+        plant.spoil("c1", "hang")
+        more["dirty_timeout"] = 8
+    doomed = CleanupProcess(plant, folder, "doomed", bridge=bridge, url=proxy.url, **more)
+    proxy.arm(step, side, doomed.kill)
+    plant.jenkins.queue_build("work-c1", {"N": f"{step}-{side}"})
+    doomed.start()
+    try:
+        plant.until(proxy.cut.is_set, f"it is killed {side} the step {step}; it took {proxy.seen[-9:]}", within_s=120)
+    finally:
+        doomed.kill()
+    next_one = CleanupProcess(plant, folder, "next", bridge=bridge, **more)
+    if step in {"hold", "stop"}:
+        if step == "hold":
+            assert next_one.run("--once").returncode == 1
+            assert plant.computer("c1")["offlineCauseReason"].startswith("[provisioner] quarantine: ")
+        plant.mend("c1", "broken" if step == "hold" else "hang")
+        if step == "hold":
+            assert next_one.run("--recover", "c1").returncode == 0
+    next_one.start()
+    try:
+        plant.until(plant.all_done, "every build has run")
+        plant.until(lambda: plant.is_clean("c1") and plant.is_clean("c2"), "both are clean again")
+    finally:
+        next_one.kill()
+
+
+def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(
+    settled: Plant, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """A saved form replaces the whole node, with the labels that it was opened with."""
     jenkins = settled.jenkins
     cleanup = CleanupProcess(settled, tmp_path, "beside", skip=[n for n in NAMES if n != "c2"])
@@ -208,7 +312,7 @@ def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Pl
     editing.start()
     try:
         for _ in range(3):  # dirty, cleaned, clean, and again, while the person goes on
-            jenkins.queue_build("work-c2")
+            jenkins.queue_build("work-c2", {})
             settled.until(lambda: "clean" not in settled.label_string("c2").split(), "c2 is dirty", within_s=30)
             settled.until(lambda: "clean" in settled.label_string("c2").split(), "c2 is clean", within_s=60)
     finally:
@@ -217,9 +321,12 @@ def test_a_persons_edits_survive_and_an_old_form_makes_no_node_clean(settled: Pl
     found = settled.label_string("c2").split()
     assert [label for label in found if label.startswith("edit-")] == edits
     assert len(edits) > 20
+    told = f"a person's edits of a node while it is made dirty, cleaned and made clean 3 times: {len(edits)}, all kept"
+    record_property("figures", told)
+    print(told)
 
     # dirty again, and then a form is saved that was opened when it was clean
-    jenkins.queue_build("work-c2")
+    jenkins.queue_build("work-c2", {})
     settled.until(lambda: "dirty" in settled.label_string("c2").split(), "c2 is dirty", within_s=30)
     settled.save_form("c2", f"'{form}'.replace('&quot;', '\"')")
     settled.until(lambda: "dirty" in settled.label_string("c2").split(), "the old form is not believed", within_s=20)

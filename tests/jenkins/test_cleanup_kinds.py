@@ -20,6 +20,7 @@ def plant(real_jenkins: Any, jenkins_tools: ModuleType, tmp_path_factory: pytest
     made.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipeline", "node-label", "plain"])
 def test_a_cleanup_job_of_any_kind_cleans_the_node_that_it_is_for(
     plant: Plant, jenkins_tools: ModuleType, tmp_path: Path, kind: str
@@ -49,6 +50,7 @@ def _executors(jenkins: Any, name: str, count: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_cleaning_and_every_other_build_keep_out_of_each_others_way(plant: Plant, tmp_path: Path) -> None:
     """Two executors, a build that runs already, and more that want in by another label."""
     jenkins = plant.jenkins

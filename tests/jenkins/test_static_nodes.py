@@ -76,7 +76,7 @@ def _agents(sidecar: SidecarProcess) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("bridge", ["auto", "off"])
+@pytest.mark.parametrize("bridge", ["auto", pytest.param("off", marks=pytest.mark.slow)])
 def test_clean_nodes_come_first_and_go_through_cleanup(
     plant: Plant, served: Callable[[str], SidecarProcess], bridge: str
 ) -> None:
@@ -107,6 +107,7 @@ def test_clean_nodes_come_first_and_go_through_cleanup(
     plant.check()
 
 
+@pytest.mark.slow
 def test_what_no_clean_node_can_serve_is_started_elsewhere_and_explained(
     plant: Plant, served: Callable[[str], SidecarProcess]
 ) -> None:
@@ -127,6 +128,7 @@ def test_what_no_clean_node_can_serve_is_started_elsewhere_and_explained(
     plant.check()
 
 
+@pytest.mark.slow
 def test_a_sidecar_that_is_killed_takes_its_reservations_up_again(
     plant: Plant, served: Callable[[str], SidecarProcess]
 ) -> None:
