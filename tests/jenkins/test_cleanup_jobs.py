@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -121,3 +122,26 @@ def test_the_schedulers_job_is_one_that_jenkins_takes(real_jenkins: Any) -> None
     assert "provisioner cleanup --once" in made
     assert "DisableConcurrentBuildsJobProperty" in made
     real_jenkins.delete_job("sample-scheduler")
+
+
+@pytest.mark.parametrize("job", ["node-cleanup", "cleanup-scheduler"])
+def test_job_dsl_makes_the_job_of_the_plain_configuration(real_jenkins: Any, job: str) -> None:
+    real_jenkins.delete_job(job)
+    real_jenkins.script(
+        f"""
+        def made = new javaposse.jobdsl.plugin.JenkinsJobManagement(System.out, [:], new File('{JOBS}'))
+        new javaposse.jobdsl.dsl.DslScriptLoader(made).runScript(new File('{JOBS / job / "job.groovy"}').text)
+        """
+    )
+    made = _parsed(real_jenkins.request("GET", f"job/{job}/config.xml").text)
+    plain = _parsed((JOBS / job / "config.xml").read_text())
+    for tag in ("script", "sandbox", "name", "spec", "daysToKeep", "numToKeep", "description"):
+        assert [x.text for x in made.iter(tag)] == [x.text for x in plain.iter(tag)], tag
+    concurrency = "org.jenkinsci.plugins.workflow.job.properties.DisableConcurrentBuildsJobProperty"
+    assert len(list(made.iter(concurrency))) == len(list(plain.iter(concurrency)))
+    real_jenkins.delete_job(job)
+
+
+def _parsed(xml: str) -> ET.Element:
+    # this parser knows only XML 1.0
+    return ET.fromstring(re.sub(r"^<\?xml[^>]*\?>", "", xml))
