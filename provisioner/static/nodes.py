@@ -243,10 +243,15 @@ class StaticNodes:
             placed = Placed(agent=agent, node=nodes[0].name, request=None)
         elif not placed.ended:
             await self.look(max_age_s=0.0)
-        if placed.began:
-            await self.begun(placed, None)
         ends_build = placed.began and not placed.ended
-        await self._run(lambda seats: seats.free(placed.node, agent, ends_build=ends_build))
+        try:
+            if placed.began:
+                await self.begun(placed, None)
+            await self._run(lambda seats: seats.free(placed.node, agent, ends_build=ends_build))
+        except ControllerError as error:
+            if error.code != 404:
+                raise
+            log.info("static.node_gone", agent=agent, node=placed.node)  # and the reservation with it
         self._placed.pop(agent, None)
         self._looked_s = float("-inf")
         log.info("static.given_back", agent=agent, node=placed.node, used=placed.began)

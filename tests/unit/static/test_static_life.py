@@ -34,6 +34,7 @@ class FakeSeats:
     lines: dict[str, list[str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     refuse: ControllerError | None = None
+    gone: ControllerError | None = None
 
     def add(self, name: str, *labels: str, unfit: str = "") -> None:
         self.nodes[name] = StaticNode(name=name, labels=frozenset(labels), online=True, unfit=unfit)
@@ -58,6 +59,8 @@ class FakeSeats:
         self.calls.append(f"close {node}")
 
     def free(self, node: str, agent: str, *, ends_build: bool) -> None:
+        if self.gone is not None:
+            raise self.gone
         self.calls.append(f"free {node}{' with its build' if ends_build else ''}")
         self.nodes[node] = replace(self.nodes[node], seat=None, unfit="is not clean", busy=False)
 
@@ -305,6 +308,17 @@ async def test_one_node_is_never_for_two_agents_and_no_node_is_a_wait() -> None:
         await nodes.place("lab", "maven-2", replace(key, queue_id=2), (), ())
     assert nodes.room("other").reason == "it has no node"
     nodes.close()
+
+
+async def test_a_node_that_somebody_deleted_holds_no_agent_up(make: Callable[..., StaticHouse]) -> None:
+    seats = FakeSeats()
+    seats.add("c1")
+    static = make(seats)
+    item = static.fake.queue()
+    await static.reserved("c1")
+    seats.gone = ControllerError("there is no c1", code=404)
+    static.fake.cancel(item)
+    await static.house.until(lambda: not static.house.desk.agents)
 
 
 async def test_without_administer_it_goes_on_by_labels() -> None:
