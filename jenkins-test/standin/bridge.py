@@ -160,6 +160,7 @@ class Bridge:
             "label": None if item.label is None else item.label.name,
             "build_url": task.url if pipeline else None,
             "why": self.world.why(item),
+            "causes": [c["shortDescription"] for c in (task.run.build.causes if pipeline else item.causes)],  # type: ignore[attr-defined]
             "parameters": {n: params[n] for n in self.names.get(owner, ()) if n in params},
         }
 
@@ -285,7 +286,9 @@ class Bridge:
         if work.kind == "pipeline" and not self.world.closing:
             self.before_end(work)
         failed = work.kind == "freestyle" and work.build.result == "FAILURE"
-        self.emit("finished", known.owner, node=known.name, queue_id=known.running_id, failed=failed)
+        node = self.world.nodes.get(known.name)
+        lost = node is None or not node.connected
+        self.emit("finished", known.owner, node=known.name, queue_id=known.running_id, failed=failed, lost=lost)
 
     def on_online(self, node: Node) -> None:
         known = self.known.get(node.name)

@@ -175,6 +175,7 @@ def read_item(answer: object, *, controller: str) -> QueueItem:
         build_url=maybe_text(data, "build_url"),
         why=maybe_text(data, "why"),
         parameters={name: text(parameters, name) for name in parameters},
+        causes=tuple(str(cause) for cause in as_list(data.get("causes") or [], "causes")),
         buildable_ms=maybe_integer(data, "buildable_ms"),
     )
 
@@ -212,7 +213,10 @@ def _read_event(data: Mapping[str, Any], *, controller: str) -> Observation | No
             )
         case "finished":
             return BuildFinished(
-                name=text(data, "node"), queue_id=maybe_integer(data, "queue_id"), failed=flag(data, "failed")
+                name=text(data, "node"),
+                queue_id=maybe_integer(data, "queue_id"),
+                failed=flag(data, "failed"),
+                lost=data.get("lost") is True,  # an older bridge does not tell
             )
         case "online":
             return NodeOnline(name=text(data, "node"))

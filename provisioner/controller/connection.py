@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from provisioner.controller.bridge_answers import Hello
+from provisioner.controller.bridge_answers import EventBatch, Hello
 from provisioner.controller.bridge_client import BridgeClient
 from provisioner.controller.port import (
     BridgeMode,
@@ -36,6 +36,9 @@ _log = structlog.get_logger(__name__)
 _PAUSE_FIRST_S = 0.5
 _PAUSE_MOST_S = 30.0
 _SAFETY_S = 30.0  # between whole snapshots although there was no gap
+_POLL_S = 25  # the longest silence of the long poll, below the time-outs of the usual proxies
+_CUT = frozenset({0, 408, 502, 503, 504})  # how a proxy tells that it lost patience
+_CUT_AFTER_S = 1.0  # what breaks sooner was no silence
 _THREADS = 8  # for short calls
 _AGENT_JAR_S = 60.0
 _BRIDGE_S = 30.0  # its script is compiled by the controller, and an op may wait for the queue's lock
@@ -86,6 +89,7 @@ class Connection:
             holder=holder,
         )
         self._info: ControllerInfo | None = None
+        self._poll_s = _POLL_S
         self._choosing = asyncio.Lock()
         self._jar: tuple[str, bytes] | None = None
 
@@ -205,7 +209,7 @@ class Connection:
                 yield hello.snapshot
                 epoch, seq, due_s = hello.epoch, hello.seq, self._monotonic() + _SAFETY_S
                 while (left_s := due_s - self._monotonic()) > 0:
-                    batch = await self._bridge.events(epoch=epoch, since=seq, wait_s=max(1, min(25, round(left_s))))
+                    batch = await self._next(epoch, seq, left_s)
                     if batch.resync:
                         break
                     seq = batch.seq
@@ -216,6 +220,22 @@ class Connection:
             if error.code != 404:
                 raise
             _log.info("bridge.gone", controller=self._http.name)
+
+    async def _next(self, epoch: str, seq: int, left_s: float) -> EventBatch:
+        """What happens next. A proxy that cuts a long silence is met by shorter polls, and is no outage."""
+        wait_s = max(1, min(self._poll_s, round(left_s)))
+        began = self._monotonic()
+        try:
+            return await self._bridge.events(epoch=epoch, since=seq, wait_s=wait_s)
+        except ControllerError as error:
+            lasted_s = self._monotonic() - began
+            if error.code not in _CUT or not _CUT_AFTER_S <= lasted_s < wait_s:
+                self._poll_s = _POLL_S
+                raise
+            # of a controller that goes down in the middle of a poll the next one tells, and at once
+            self._poll_s = max(1, int(0.8 * lasted_s))
+            _log.info("bridge.poll_cut", controller=self._http.name, after_s=round(lasted_s, 1), problem=error.message)
+            return EventBatch(seq=seq)
 
     async def _tell_truth(self) -> Hello:
         hello = await self._hello()

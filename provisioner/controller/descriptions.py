@@ -28,6 +28,7 @@ class Descriptions:
         self._http = http
         self._pool = pool
         self._lines: dict[str, list[str]] = {}  # by agent
+        self._said: dict[str, list[str]] = {}  # the same, also after its build shows them
         self._agent_of: dict[RequestKey, str] = {}
         self._allowed = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,19 +37,25 @@ class Descriptions:
         """An agent is on its way to a request; saying so again, after a registration that failed, changes nothing."""
         if agent not in self._lines:
             self._lines[agent] = list(lines)
+            self._said[agent] = list(lines)
         if request is not None:
             self._agent_of[request] = agent
 
     def keep(self, agent: str, lines: Sequence[str]) -> None:
         """More lines of an agent's launch log; dropped if its build shows the log already."""
-        kept = self._lines.get(agent)
-        if kept is not None:
-            kept.extend(lines)
-            del kept[:-_LINES_KEPT]
+        for kept in (self._lines.get(agent), self._said.get(agent)):
+            if kept is not None:
+                kept.extend(lines)
+                del kept[:-_LINES_KEPT]
+
+    def said(self, agent: str) -> tuple[str, ...]:
+        """The agent's launch log so far."""
+        return tuple(self._said.get(agent, ()))
 
     def forget(self, agent: str) -> None:
         """The agent is gone."""
         self._lines.pop(agent, None)
+        self._said.pop(agent, None)
         self._agent_of = {key: name for key, name in self._agent_of.items() if name != agent}
 
     def started(

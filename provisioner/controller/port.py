@@ -92,6 +92,7 @@ class BuildFinished:
     name: str
     queue_id: int | None
     failed: bool = False
+    lost: bool = False  # the agent's connection had broken by then
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

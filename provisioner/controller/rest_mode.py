@@ -263,7 +263,7 @@ class RestMode:
                 await self._nodes.unbar(view.name)
             elif view.name in self._returning and view.busy:
                 self._returning.discard(view.name)
-                await self._nodes.bar(view.name)
+                await self.bar(view.name)
 
     # -- acting
 
@@ -283,7 +283,7 @@ class RestMode:
 
     async def bar(self, name: str) -> None:
         """Let the node take no further build. Idempotent."""
-        await self._nodes.bar(name)
+        await self._nodes.bar(name, self._descriptions.said(name))
 
     def tell(self, name: str | None, lines: Sequence[str]) -> None:
         """Keep lines of the launch log until the agent's build has begun."""

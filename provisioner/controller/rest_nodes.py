@@ -78,15 +78,17 @@ class RestNodes:
         await self._delete(name)
         self._ours.discard(name)
 
-    async def bar(self, name: str) -> None:
-        """Make the node take no further build."""
-        await self._set_accepting(name, wanted=False)
+    async def bar(self, name: str, lines: Sequence[str] = ()) -> None:
+        """Make the node take no further build; its page shows the reason, and these lines below it."""
+        # Jenkins takes what stands before the last " : " of a reason for its own words
+        told = [BAR_REASON, *(f"[provisioner] {line.replace(' : ', ': ')}" for line in lines)]
+        await self._set_accepting(name, "\n".join(told), wanted=False)
 
     async def unbar(self, name: str) -> None:
         """Let the node take a build again."""
-        await self._set_accepting(name, wanted=True)
+        await self._set_accepting(name, "", wanted=True)
 
-    async def _set_accepting(self, name: str, *, wanted: bool) -> None:
+    async def _set_accepting(self, name: str, reason: str, *, wanted: bool) -> None:
         """Toggling is all that REST has, so the state is read first."""
         async with self._turn.setdefault(name, asyncio.Lock()):
             accepting = self._accepting.pop(name, None)
@@ -94,9 +96,8 @@ class RestNodes:
                 path = f"computer/{quote(name)}/api/json?tree=temporarilyOffline"
                 accepting = not (await self._pool.run(self._http.get, path, op="bar"))["temporarilyOffline"]
             if accepting is not wanted:
-                reason = quote(BAR_REASON, safe="")
-                path = f"computer/{quote(name)}/toggleOffline?offlineMessage={reason}"
-                await self._pool.run(self._http.call, "POST", path, op="bar")
+                path = f"computer/{quote(name)}/toggleOffline"
+                await self._pool.run(self._http.call, "POST", path, op="bar", form={"offlineMessage": reason})
 
     async def place(self, kind: str) -> None:
         """Make a helper node of this kind (see `labels.py`); it never gets an agent."""

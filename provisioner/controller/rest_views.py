@@ -21,7 +21,7 @@ NODES_TREE = (
 )
 #: Beside the mark, so that nobody takes our helper nodes for agents.
 PLACEHOLDER_KEY = "jenkins-provisioner.placeholder"
-#: The reason we give when we bar a node; as long as it stands, the node's connection does too.
+#: What the reason begins with that we give when we bar a node; as long as it stands, the node's connection does too.
 BAR_REASON = "jenkins-provisioner: it has taken its one build"
 
 _OWNER = re.compile(r"(?:^|\s)jenkins-provisioner\.owner=(\S+)")
@@ -216,7 +216,7 @@ def _node(raw: Mapping[str, Any], owner: str) -> RawNode:
         view = NodeView(
             name=name,
             # a barred node counts as offline for Jenkins; once its connection breaks the cause is another
-            online=not raw["offline"] or (barred and cause == BAR_REASON),
+            online=not raw["offline"] or (barred and (cause or "").startswith(BAR_REASON)),
             busy=not raw.get("idle", True),
             queue_id=running.get("queueId") if running else None,
             build_url=relative(running["url"]) if running and running.get("url") else None,

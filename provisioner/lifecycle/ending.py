@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from provisioner.backends.contract import Backend, InstanceState, Status
 from provisioner.controller.port import Controller
 from provisioner.model.agent import AgentState
@@ -14,6 +16,11 @@ from provisioner.model.errors import NEXT_STEP, LaunchError, ProvisionerError, R
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
 
+log = structlog.get_logger()
+
+#: How long a provider may take to tell of the end of an instance whose connection broke, and how often it is asked.
+_DEATH_S = 6.0
+_LOOK_S = 0.5
 #: Phases told in the last line: label, from, to.
 _PHASES = (
     ("registered", AgentState.PLANNED, AgentState.STARTING),
@@ -36,10 +43,7 @@ def error_lines(error: ProvisionerError, *, what: str = "Launch failed") -> list
 
 async def failure_of(task: AgentTask, backend: Backend, status: Status, *, connected: bool) -> LaunchError:
     """Why an instance that no longer runs ended, with its last lines."""
-    try:
-        tail = await backend.log_tail(task.agent.name, task.agent.ids)
-    except LaunchError:
-        tail = ()
+    tail = await _tail(task, backend)
     reason = Reason.AGENT_LOST if connected else Reason.AGENT_EXITED
     when = "while its build ran or was about to" if connected else "before its agent connected"
     if status.out_of_memory:
@@ -49,6 +53,37 @@ async def failure_of(task: AgentTask, backend: Backend, status: Status, *, conne
     code = "" if status.exit_code is None else f" with exit code {status.exit_code}"
     detail = f" ({status.detail})" if status.detail else ""
     return LaunchError(f"the instance ended{code} {when}{detail}", reason=reason, tail=tail)
+
+
+async def ended(task: AgentTask, backend: Backend) -> Status | None:
+    """How the instance ended, or None while it runs or cannot be asked."""
+    task.facts.ended = False
+    try:
+        status = await backend.status(task.agent.name, task.agent.ids)
+    except LaunchError as error:
+        log.info("status.unknown", agent=task.agent.name, problem=error.message)
+        return None
+    return status if status.state in (InstanceState.EXITED, InstanceState.MISSING) else None
+
+
+async def death(task: AgentTask, backend: Backend) -> LaunchError | None:
+    """Why an agent died under its build; None if it did not."""
+    status = await ended(task, backend)
+    deadline = task.clock.monotonic() + _DEATH_S
+    # a build may end with the connection, before the provider knows that the instance has
+    while status is None and task.facts.lost and (left_s := deadline - task.clock.monotonic()) > 0:
+        await task.facts.wait(lambda: task.facts.ended, task.clock, min(left_s, _LOOK_S))
+        status = await ended(task, backend)
+    if status is not None:
+        return await failure_of(task, backend, status, connected=True)
+    if not task.facts.lost:
+        return None
+    why = f" ({task.facts.offline_cause})" if task.facts.offline_cause else ""
+    return LaunchError(
+        f"its connection broke while its build ran, and its instance still runs{why}",
+        reason=Reason.AGENT_LOST,
+        tail=await _tail(task, backend),
+    )
 
 
 async def take_down(task: AgentTask, controller: Controller, backend: Backend) -> None:
@@ -64,6 +99,13 @@ async def take_down(task: AgentTask, controller: Controller, backend: Backend) -
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+async def _tail(task: AgentTask, backend: Backend) -> tuple[str, ...]:
+    try:
+        return await backend.log_tail(task.agent.name, task.agent.ids)
+    except LaunchError:
+        return ()
 
 
 async def _remove_node(task: AgentTask, controller: Controller) -> None:

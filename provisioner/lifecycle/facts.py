@@ -17,6 +17,7 @@ class Facts:
     started: bool = False  # its executor took its build
     finished: bool = False  # and is done with it
     failed: bool = False  # so the controller said as it ended; a Pipeline's end is not told so
+    lost: bool = False  # its connection had broken when its build ended
     vanished: bool = False  # the node was deleted by somebody else
     ended: bool = False  # the provider saw the instance end; `status` tells how
     hurry: bool = False  # what a retry waits for may be over: a controller or provider is back

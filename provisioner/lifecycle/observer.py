@@ -78,10 +78,12 @@ class Observer:
                 self._node(name, online=False, cause=cause)
             case BuildStarted():
                 self._started(seen.name, seen.queue_id, seen.build_url)
-            case BuildFinished(name=name, failed=failed):
+            case BuildFinished(name=name, failed=failed, lost=lost):
                 if task := self._desk.agents.get(name):
                     task.facts.failed = failed
                     task.facts.started = task.facts.finished = True
+                    if lost:  # that it is offline may be told only after it
+                        task.facts.online, task.facts.lost = False, True
                     task.facts.touch()
             case Unreachable(message=message):
                 self._unreachable(message)

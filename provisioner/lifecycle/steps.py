@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.backends.contract import Checkpoint, InstanceState, Progress, Status
+from provisioner.backends.contract import Checkpoint, Progress
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.deadlines import connect_left_s, time_left
-from provisioner.lifecycle.ending import error_lines, failure_of, take_down
+from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.secret_files import secret_files
@@ -266,7 +266,8 @@ class AgentSteps:
                 task.want_gone(reason, told)
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
-            await facts.wait(lambda: facts.finished or facts.vanished or facts.ended or task.doomed, task.clock, look_s)
+            was_online = facts.online
+            await facts.wait(lambda was=was_online: facts.online is not was or _over(task), task.clock, look_s)  # type: ignore[misc]
             if not facts.finished and not task.doomed and await self._lost(task):
                 break
         if facts.finished and not (facts.online or task.agent.reason or task.doomed):
@@ -276,9 +277,9 @@ class AgentSteps:
 
     async def _lost(self, task: AgentTask) -> bool:
         """If the instance died under its build: say why, and let the controller end the build by itself."""
-        if (status := await self._ended(task)) is None:
+        error = await death(task, self._provider(task).backend)
+        if error is None:
             return False
-        error = await failure_of(task, self._provider(task).backend, status, connected=True)
         task.save(replace(task.agent, reason=error.reason, detail=error.message))
         task.log.say(*error_lines(error, what="The agent was lost"))
         tell(self._desk, task)
@@ -335,7 +336,7 @@ class AgentSteps:
             log.warning("agent.not_barred", agent=task.agent.name, problem=error.message)
 
     async def _instance_ended(self, task: AgentTask) -> bool:
-        status = await self._ended(task)
+        status = await ended(task, self._provider(task).backend)
         if status is None:
             return False
         error = await failure_of(
@@ -343,16 +344,6 @@ class AgentSteps:
         )
         task.fail(error)
         return True
-
-    async def _ended(self, task: AgentTask) -> Status | None:
-        """How the instance ended, or None while it runs or cannot be asked."""
-        task.facts.ended = False
-        try:
-            status = await self._provider(task).backend.status(task.agent.name, task.agent.ids)
-        except LaunchError as error:
-            log.info("status.unknown", agent=task.agent.name, problem=error.message)
-            return None
-        return status if status.state in (InstanceState.EXITED, InstanceState.MISSING) else None
 
     async def _fail_launch(self, task: AgentTask, reason: Reason, message: str) -> None:
         tail = await self._provider(task).backend.log_tail(task.agent.name, task.agent.ids)
@@ -384,6 +375,11 @@ def _news(task: AgentTask) -> bool:
         or task.doomed
         or (facts.online and task.agent.state is AgentState.CONNECTING)
     )
+
+
+def _over(task: AgentTask) -> bool:
+    facts = task.facts
+    return facts.finished or facts.vanished or facts.ended or task.doomed
 
 
 def _vanished(task: AgentTask) -> LaunchError:

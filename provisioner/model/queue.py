@@ -45,6 +45,7 @@ class QueueItem:
     why: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     buildable_ms: int | None = None  # when it became buildable, the controller's clock
+    causes: tuple[str, ...] = ()  # who or what started the build, in the controller's words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,6 +81,7 @@ def request_shape(waiting: Waiting, now: datetime) -> Shape:
         "job": request.item.job,
         "kind": request.item.kind.value,
         "label": request.item.label,
+        "causes": list(request.item.causes),
         "state": request.state.value,
         "template": request.template,
         "agent": request.agent,

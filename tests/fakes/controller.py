@@ -112,7 +112,7 @@ class FakeController:
         self._seen.put_nowait(BuildStarted(name=name, queue_id=taken.key.queue_id, build_url=url))
         return taken
 
-    def finish_build(self, name: str, result: str | None = "SUCCESS") -> None:
+    def finish_build(self, name: str, result: str | None = "SUCCESS", *, lost: bool = False) -> None:
         """`result`: what the build shows then; None while the run of a `node` block goes on."""
         node = self.nodes[name]
         if node.view.build_url and result:
@@ -124,8 +124,8 @@ class FakeController:
         if self.mode is BridgeMode.OFF:
             self.show()  # nothing but the next poll tells
             return
-        failed = freestyle and result == "FAILURE"
-        self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id, failed=failed))
+        failed = lost or (freestyle and result == "FAILURE")
+        self._seen.put_nowait(BuildFinished(name=name, queue_id=node.view.queue_id, failed=failed, lost=lost))
 
     def take_elsewhere(self, item: QueueItem, node: str = "static") -> None:
         del self.items[item.key.queue_id]

@@ -255,7 +255,7 @@ class FakeJenkins:
                 self.disconnect(name, "its process ended")
             if node.work is not None:
                 self._end(node, "lost: its instance went")
-                self._tell(BuildFinished(name=name, queue_id=None, failed=True))
+                self._tell(BuildFinished(name=name, queue_id=None, failed=True, lost=True))
             return
         if node.online or name in self.never_connects:
             node.cut_off_at_s = None

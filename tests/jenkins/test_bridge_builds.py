@@ -41,6 +41,7 @@ async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(
     assert (item.key.queue_id, item.key.task, item.kind) == (queue_id, f"job/{job}/", ItemKind.FREESTYLE)
     assert item.label == "maven&&linux"
     assert item.parameters == {"WANTED": "yes"}
+    assert item.causes == ("Started by user admin",)
 
     order = rig.order(item, labels=("maven", "linux"), lines=("template maven on here",), launcher=launcher)
     await rig.launch(order)
@@ -50,7 +51,7 @@ async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(
     left = await rig.until(ItemLeft, lambda o: o.queue_id == queue_id)
     assert (left.cancelled, left.node) == (False, order.name)
     finished = await rig.until(BuildFinished, lambda o: o.name == order.name)
-    assert not finished.failed
+    assert (finished.failed, finished.lost) == (False, False)
     assert await rig.client.remove(order.name, ["removed after 1 s"])
     assert not await rig.client.remove(order.name)
     assert order.name not in rig.jenkins.nodes()
@@ -77,7 +78,7 @@ async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig, jenkins_tools
     rig.jenkins.queue_build(job, {"WANTED": "yes"})
     item = await rig.item(job)
     assert (item.kind, item.key.task, item.build_url) == (ItemKind.PIPELINE, f"job/{job}/1/", f"job/{job}/1/")
-    assert (item.label, item.parameters) == ("maven", {"WANTED": "yes"})
+    assert (item.label, item.parameters, item.causes) == ("maven", {"WANTED": "yes"}, ("Started by user admin",))
 
     await rig.client.log(None, item, ["pulling 10 %"])
     await rig.console_shows(job, "[provisioner] pulling 10 %")
@@ -243,6 +244,8 @@ async def test_removing_a_dead_agents_node_ends_its_build_at_once(
     await rig.console_shows(job, "sleep 120")
     agent.kill()
     await rig.until(NodeOffline, lambda o: o.name == order.name)
+    if kind == "freestyle":
+        assert (await rig.until(BuildFinished, lambda o: o.name == order.name)).lost
     await rig.client.remove(order.name, ["the container ended with exit code 137: out of memory"])
     build: dict[str, Any] = await asyncio.to_thread(rig.jenkins.wait_build, job, 1, within_s=30)
     assert build["result"] in {"FAILURE", "ABORTED"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,48 @@ async def test_a_flood_of_lines_is_bounded(rig: Rig, jenkins_tools: ModuleType, 
     assert [line for line in said if line.endswith("the rest is left out")] in (
         [], ["The launch log is too long; the rest is left out"],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("charset", ["ISO-8859-1", "UTF-8"])
+async def test_lines_are_written_in_the_encoding_of_the_build(
+    rig: Rig, jenkins_tools: ModuleType, monkeypatch: pytest.MonkeyPatch, charset: str
+) -> None:
+    """A freestyle console is in its agent's encoding, and Jenkins reads all of it as that."""
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", f"-Dfile.encoding={charset}")
+    job = f"encoded-{charset}-{rig.owner}".lower()
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.queue_build(job)
+    order = rig.order(await rig.item(job), lines=("größer at the top",))
+    await rig.launch(order)
+    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    await rig.build_ends(job)
+    await rig.client.remove(order.name, ["größer after the end"])
+    console = rig.jenkins.console(job)
+    assert "[provisioner] größer at the top\n" in console
+    assert console.endswith("[provisioner] größer after the end\n")
+    # a note in the same console is still one: it is shown as a link
+    shown = rig.jenkins.request("GET", f"job/{job}/1/logText/progressiveHtml?start=0").text
+    assert "href='/user/admin'" in shown or 'href="/user/admin"' in shown, shown
+
+
+async def test_what_was_said_before_the_node_goes_is_in_the_console_of_the_run_that_ends_by_it(
+    rig: Rig, jenkins_tools: ModuleType
+) -> None:
+    """However many lines, and although the run ends the moment that its body is interrupted."""
+    job = f"lastwords-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.pipeline_xml("node('maven') { sh 'echo up; sleep 120' }"))
+    rig.jenkins.queue_build(job)
+    order = rig.order(await rig.item(job))
+    agent = await rig.launch(order)
+    await rig.console_shows(job, "+ echo up")
+    agent.kill()
+    lines = [f"last word {n}" for n in range(1500)]
+    told = rig.client.log(order.name, None, lines)
+    await asyncio.gather(told, rig.client.remove(order.name, ["the very last"]))
+    await rig.build_ends(job)
+    said = provisioner_lines(rig.jenkins.console(job))
+    assert [line for line in said if line.startswith("last word")] == lines
+    assert "the very last" in said
 
 
 def parent_of(rig: Rig, name: str) -> str:

@@ -202,6 +202,40 @@ async def test_a_second_node_of_ours_spares_nothing(rig: Rig, jenkins_tools: Mod
     assert (await fail(rig, item))[0] is FailOutcome.NOT_BUILT
 
 
+async def test_those_who_are_to_be_notified_hear_of_a_build_that_was_not_built(
+    rig: Rig, jenkins_tools: ModuleType
+) -> None:
+    job = f"notified-{rig.owner}"
+    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.script(
+        "import hudson.*\nimport hudson.model.*\nimport hudson.tasks.*\n"
+        "class NotifiesInTest extends Notifier {\n"
+        "  BuildStepMonitor getRequiredMonitorService() { BuildStepMonitor.NONE }\n"
+        "  boolean perform(AbstractBuild build, Launcher launcher, BuildListener listener) {\n"
+        "    listener.logger.println('notified of ' + build.result)\n    true\n  }\n}\n"
+        "class BreaksInTest extends NotifiesInTest {\n"
+        "  BuildStepDescriptor getDescriptor() { new BuildStepDescriptor(BreaksInTest) {\n"
+        "    boolean isApplicable(Class c) { true }\n    String getDisplayName() { 'The broken one' } } }\n"
+        "  boolean perform(AbstractBuild build, Launcher launcher, BuildListener listener) {\n"
+        "    throw new IOException('no network')\n  }\n}\n"
+        "class PublishesInTest extends Recorder {\n"
+        "  BuildStepMonitor getRequiredMonitorService() { BuildStepMonitor.NONE }\n"
+        "  boolean perform(AbstractBuild b, Launcher l, BuildListener o) { o.logger.println('published'); true }\n}\n"
+        f"def job = Jenkins.instance.getItem('{job}')\n"
+        # not through `add`, which saves what could not be read back
+        "def field = hudson.util.PersistedList.getDeclaredField('data')\nfield.accessible = true\n"
+        "field.get(job.publishersList).addAll([new BreaksInTest(), new NotifiesInTest(), new PublishesInTest()])"
+    )
+    rig.jenkins.queue_build(job)
+    await fail(rig, await rig.item(job))
+    assert (await rig.build_ends(job))["result"] == "NOT_BUILT"
+    console = rig.jenkins.console(job)
+    assert "[provisioner] The broken one could not tell of this build: no network" in console
+    assert console.index("(image_not_found)") < console.index("notified of NOT_BUILT") < console.index("Finished: ")
+    assert "published" not in console
+    no_class_of_ours_is_saved(rig, job)
+
+
 async def test_run_listeners_hear_of_a_build_that_was_not_built(rig: Rig, jenkins_tools: ModuleType) -> None:
     job = f"heard-{rig.owner}"
     rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))

@@ -57,6 +57,7 @@ def test_a_node_takes_its_own_item_once_and_nothing_else(
             "online": True,
             "busy": False,
             "accepting": False,
+            "connected": True,
             "started": True,
             "finished": True,
             "queue_id": None,

@@ -8,6 +8,8 @@ class ProvisionerBridgeConsole {
     /** The step context of a waiting Pipeline `node` step; null for everything else. */
     private final Object stepContext
     private final ArrayDeque<String> waiting = new ArrayDeque<String>()
+    /** Held while lines are written, so that who has it knows that what others took out is written. Never within `this`. */
+    private final Object writing = new Object()
     private TaskListener listener
     private Run<?, ?> finishedRun
     private boolean draining
@@ -92,7 +94,7 @@ class ProvisionerBridgeConsole {
                 PrintStream out = listener.getLogger()
                 for (String line : drain()) out.println(PREFIX + line)
             } else if (finishedRun != null && !waiting.isEmpty()) {
-                byte[] bytes = drain().collect { String line -> PREFIX + line + '\n' }.join('').getBytes('UTF-8')
+                byte[] bytes = drain().collect { String line -> PREFIX + line + '\n' }.join('').getBytes(finishedRun.getCharset())
                 appendingTo(finishedRun).withStream { OutputStream out -> out.write(bytes) }
             }
         }
@@ -126,13 +128,21 @@ class ProvisionerBridgeConsole {
             try {
                 drainToStep()
             } catch (Throwable problem) {
+                synchronized (this) { draining = false }
                 ProvisionerBridge.complain('writing to the log of a node step', problem)
             }
         } as Runnable)
     }
 
     /** Write what waits into the log of the `node` step, on this thread. */
-    void drainToStep() {
+    void drainToStep() { synchronized (writing) { writeToStep() } }
+
+    /** Everything that was said is in the console when this returns, as far as there is one. May wait for a run to be loaded. */
+    void flush() {
+        if (stepContext != null) drainToStep() else drainToListener()
+    }
+
+    private void writeToStep() {
         while (true) {
             List<String> lines
             synchronized (this) {

@@ -191,8 +191,20 @@ class ProvisionerBridgeNotBuiltRun extends Run.RunExecution {
         return Result.NOT_BUILT
     }
 
+    /** Who is to be notified of a build is so of this one; what would look at a workspace or publish has nothing to do. */
     @Override
-    void post(BuildListener listener) {}
+    void post(BuildListener listener) {
+        AbstractBuild build = (AbstractBuild) getBuild()
+        build.project.publishersList.each { publisher ->
+            if (!(publisher instanceof Notifier)) return
+            try {
+                publisher.perform(build, new Launcher.DummyLauncher(listener), listener)
+            } catch (Throwable problem) {
+                listener.logger.println("${ProvisionerBridgeConsole.PREFIX}${publisher.descriptor.displayName} could not tell of this build: ${problem.message}")
+                ProvisionerBridge.complain("notifying of ${build}", problem)
+            }
+        }
+    }
 
     @Override
     void cleanUp(BuildListener listener) {}

@@ -1,6 +1,7 @@
 /** A queue item in the words of the protocol, with what decides who may read it. */
 @CompileStatic
 class ProvisionerBridgeItem {
+    static final int MOST_CAUSES = 10
     final Map<String, Object> json
     final Map<String, String> parameters
     final Item job
@@ -17,6 +18,7 @@ class ProvisionerBridgeItem {
         String buildUrl = null
         String kind
         Item job = null
+        Run<?, ?> run = null
         ParametersAction given = item.getAction(ParametersAction)
         if (ProvisionerBridgePipeline.isNodeStep(task)) {
             kind = 'pipeline'
@@ -27,7 +29,7 @@ class ProvisionerBridgeItem {
             buildUrl = (job == null ? '' : job.getUrl()) + number + '/'
             url = buildUrl
             if (job instanceof Job) {
-                Run<?, ?> run = ((Job) job).getBuildByNumber(number)
+                run = ((Job) job).getBuildByNumber(number)
                 given = run == null ? null : run.getAction(ParametersAction)
             }
         } else {
@@ -59,7 +61,19 @@ class ProvisionerBridgeItem {
         json.put('label', label == null ? null : label.getExpression())
         json.put('build_url', buildUrl)
         json.put('why', item.getWhy())
+        json.put('causes', causesOf(item, run))
         return new ProvisionerBridgeItem(json, parameters, job)
+    }
+
+    /** Why it is there, each in a sentence of Jenkins; a `node` step has none of its own, but its run has. */
+    private static List<String> causesOf(Queue.Item item, Run<?, ?> run) {
+        List<String> told = []
+        for (Object cause : run == null ? item.getCauses() : run.getCauses()) {
+            if (told.size() == MOST_CAUSES) break
+            String text = ((Cause) cause).getShortDescription()
+            if (text != null) told.add(text.length() > 500 ? text.substring(0, 500) : text)
+        }
+        return told
     }
 
     /** For one reader: only the parameters that it named. */

@@ -14,12 +14,14 @@ import groovy.transform.CompileDynamic
 import groovy.transform.CompileStatic
 import hudson.AbortException
 import hudson.ExtensionList
+import hudson.Launcher
 import hudson.console.ConsoleLogFilter
 import hudson.model.AbstractBuild
 import hudson.model.AbstractProject
 import hudson.model.Action
 import hudson.model.BuildListener
 import hudson.model.BuildableItemWithBuildWrappers
+import hudson.model.Cause
 import hudson.model.Computer
 import hudson.model.Executor
 import hudson.model.ExecutorListener
@@ -48,6 +50,7 @@ import hudson.model.queue.WorkUnit
 import hudson.model.queue.WorkUnitContext
 import hudson.remoting.AsyncFutureImpl
 import hudson.remoting.Callable
+import hudson.remoting.Channel
 import hudson.remoting.VirtualChannel
 import hudson.security.ACL
 import hudson.security.ACLContext
@@ -60,6 +63,7 @@ import hudson.slaves.RetentionStrategy
 import hudson.slaves.SlaveComputer
 import hudson.tasks.BuildWrapper
 import java.lang.reflect.Constructor
+import hudson.tasks.Notifier
 import java.lang.reflect.Field
 import java.lang.reflect.InvocationHandler
 import java.lang.reflect.Method

@@ -48,7 +48,7 @@ class ProvisionerBridgeViews {
         }
         if (agent != null && agent.started && !agent.finished && !busy && isOver(agent.task)) {
             agent.finished = true  // while no bridge was there to see it
-            bridge.emit('finished', agent.owner, [node: agent.name, queue_id: agent.queueId, failed: false] as Map<String, Object>, null)
+            bridge.emit('finished', agent.owner, [node: agent.name, queue_id: agent.queueId, failed: false, lost: false] as Map<String, Object>, null)
         }
         return [name: node.getNodeName(), online: computer != null && computer.isOnline(), busy: busy,
                 connected: computer != null && computer.getChannel() != null,

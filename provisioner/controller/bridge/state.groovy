@@ -126,7 +126,14 @@ class ProvisionerBridge {
         Queue.Executable executable = executor.getCurrentExecutable()
         if (agent.console.isPipeline()) agent.console.finish(agent.phases())
         boolean failed = problems || (executable instanceof Run && ((Run) executable).getResult() == Result.FAILURE)
-        emit('finished', agent.owner, [node: agent.name, queue_id: agent.runningId, failed: failed] as Map<String, Object>, null)
+        emit('finished', agent.owner, [node: agent.name, queue_id: agent.runningId, failed: failed,
+                                       lost: isLost(executor.getOwner())] as Map<String, Object>, null)
+    }
+
+    /** Whether the connection has broken; a channel wakes those who wait for it before it tells its listeners. */
+    private static boolean isLost(Computer computer) {
+        VirtualChannel channel = computer.getChannel()
+        return channel == null || (channel instanceof Channel && ((Channel) channel).isClosingOrClosed())
     }
 
     static String buildUrlOf(Executor executor, WorkUnit unit) {

@@ -212,6 +212,8 @@ class ProvisionerBridgeVerbs {
             // a body that has just ended still has its executor for a moment, and must not be told as interrupted
             if (computer != null && (agent == null || !agent.finished)) {
                 try {
+                    // first, since with the body its run may end, and then nothing can be written any more
+                    if (agent != null && agent.owner == owner) agent.console.flush()
                     ProvisionerBridgePipeline.interrupt(computer)
                 } catch (Throwable problem) {
                     ProvisionerBridge.complain("ending what runs on ${name}", problem)

@@ -172,7 +172,7 @@ class SmallJenkins:
 
     def _toggle(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
         node = self.nodes[asked.path.split("/")[2]]
-        node["barred"], node["cause"] = not node["barred"], asked.query["offlineMessage"]
+        node["barred"], node["cause"] = not node["barred"], asked.form.get("offlineMessage", "")
         return 302, {"Location": "http://elsewhere/computer/x/"}, b""
 
     def _cancel(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:

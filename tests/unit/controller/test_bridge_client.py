@@ -37,6 +37,7 @@ ITEM = {
     "label": "maven&&linux",
     "build_url": None,
     "why": "because",
+    "causes": ["Started by user a"],
     "parameters": {"P": "v"},
 }
 NODE = {
@@ -75,6 +76,7 @@ def item() -> QueueItem:
         job="x",
         label="maven&&linux",
         why="because",
+        causes=("Started by user a",),
         parameters={"P": "v"},
         buildable_ms=71,
     )
@@ -241,7 +243,7 @@ async def test_events_become_observations(client: BridgeClient, http: ScriptedHt
             {"seq": 12, "type": "online", "node": "n"},
             {"seq": 13, "type": "left", "id": 7, "since_ms": 70, "cancelled": False, "node": "n"},
             {"seq": 14, "type": "started", "node": "n", "queue_id": 7, "build_url": "job/x/1/"},
-            {"seq": 15, "type": "finished", "node": "n", "queue_id": 7, "failed": True},
+            {"seq": 15, "type": "finished", "node": "n", "queue_id": 7, "failed": True, "lost": True},
             {"seq": 16, "type": "offline", "node": "n", "cause": "c"},
             {"seq": 17, "type": "gone", "node": "n"},
             {"seq": 18, "type": "of a later version"},
@@ -254,7 +256,7 @@ async def test_events_become_observations(client: BridgeClient, http: ScriptedHt
         NodeOnline(name="n"),
         ItemLeft(queue_id=7, since_ms=70, cancelled=False, node="n"),
         BuildStarted(name="n", queue_id=7, build_url="job/x/1/"),
-        BuildFinished(name="n", queue_id=7, failed=True),
+        BuildFinished(name="n", queue_id=7, failed=True, lost=True),
         NodeOffline(name="n", cause="c"),
         NodeOffline(name="n", cause="the node was deleted"),
     )

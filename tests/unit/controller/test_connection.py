@@ -296,6 +296,45 @@ async def test_a_gap_in_the_events_is_closed_by_a_snapshot(rest: Rest, controlle
     await made.close()
 
 
+@pytest.mark.parametrize("code", [0, 502, 504])
+async def test_a_proxy_that_cuts_a_long_silence_is_met_by_shorter_polls_and_is_no_outage(
+    rest: Rest, controller: Script, sleeps: Sleeps, code: int
+) -> None:
+    SmallJenkins(controller)
+    SmallBridge(controller)
+    made = connection(rest, "auto", sleeps)
+    now: list[float] = [0.0]
+    waits: list[int] = []
+    made._monotonic = lambda: now[0]
+    honest = made._bridge.events
+
+    async def behind_the_proxy(*, epoch: str, since: int, wait_s: int) -> Any:
+        waits.append(wait_s)
+        now[0] += min(wait_s, 4)
+        if wait_s > 4:
+            raise ControllerError("cut", code=code, retryable=True)
+        return await honest(epoch=epoch, since=since, wait_s=wait_s)
+
+    made._bridge.events = behind_the_proxy  # type: ignore[method-assign]
+    assert kinds(await first(made.watch(), 3)) == ["Snapshot"] * 3
+    assert waits[:3] == [25, 3, 3]
+    assert max(waits[1:]) == 3
+    await made.close()
+
+
+async def test_a_poll_that_breaks_at_once_is_an_outage(rest: Rest, controller: Script, sleeps: Sleeps) -> None:
+    SmallJenkins(controller)
+    SmallBridge(controller)
+    made = connection(rest, "auto", sleeps)
+
+    async def down(*, epoch: str, since: int, wait_s: int) -> Any:
+        raise ControllerError("down", code=0, retryable=True)
+
+    made._bridge.events = down  # type: ignore[method-assign]
+    assert kinds(await first(made.watch(), 2)) == ["Snapshot", "Unreachable"]
+    await made.close()
+
+
 async def test_a_lost_bridge_is_put_back_and_the_truth_told_anew(
     rest: Rest, controller: Script, sleeps: Sleeps
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+import pytest
+
+from provisioner.backends.contract import InstanceState, Status
 from provisioner.controller.port import BridgeMode, FailOutcome
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
@@ -145,6 +149,67 @@ async def test_an_instance_that_dies_under_its_build_is_told_and_taken_down(hous
     house.controller.finish_build(name)
     await house.until(house.nothing_left)
     assert any("out of memory" in line for _, lines in house.controller.told for line in lines)
+
+
+async def running(house: House) -> str:
+    house.controller.queue()
+    name = await house.agent()
+    house.controller.connect(name)
+    house.controller.start_build(name)
+    await house.until(lambda: state(house, name) is AgentState.RUNNING)
+    return name
+
+
+def lost_lines(house: House, name: str) -> list[str]:
+    return [text for _, _, text in house.store.lines(name) if text.startswith("The agent was lost")]
+
+
+@pytest.mark.parametrize("offline_is_told", [True, False])
+async def test_a_build_that_ends_before_the_provider_tells_of_the_death_gets_the_reason(
+    house: House, offline_is_told: bool
+) -> None:
+    name = await running(house)
+    if offline_is_told:
+        house.controller.disconnect(name)
+    house.controller.finish_build(name, lost=True)  # by its broken connection
+    await house.until(lambda: house.desk.agents[name].facts.lost)
+    await asyncio.sleep(0.05)
+    assert state(house, name) is AgentState.RUNNING
+    house.backend.end(name, exit_code=137, out_of_memory=True)
+    await house.until(house.nothing_left)
+    (line,) = lost_lines(house, name)
+    assert line.endswith("ran out of memory while its build ran or was about to (out_of_memory)")
+
+
+async def test_a_death_without_an_event_is_seen_when_the_connection_breaks(house: House) -> None:
+    name = await running(house)
+    house.backend.instances[name].status = Status(state=InstanceState.EXITED, exit_code=1)
+    house.controller.disconnect(name)
+    await house.until(lambda: lost_lines(house, name))
+    house.controller.finish_build(name, lost=True)
+    await house.until(house.nothing_left)
+    assert len(lost_lines(house, name)) == 1
+
+
+async def test_a_broken_connection_ends_nothing_while_the_build_may_go_on(house: House) -> None:
+    name = await running(house)
+    house.controller.disconnect(name)
+    await asyncio.sleep(0.05)
+    house.controller.connect(name)
+    house.controller.finish_build(name)
+    await house.until(house.nothing_left)
+    assert lost_lines(house, name) == []
+
+
+async def test_a_build_that_ended_with_its_connection_alone_is_told_so(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioner.lifecycle.ending._DEATH_S", 0.05)
+    name = await running(house)
+    house.controller.finish_build(name, lost=True)
+    await house.until(house.nothing_left)
+    (line,) = lost_lines(house, name)
+    assert "its connection broke while its build ran" in line
 
 
 async def test_an_outage_of_the_controller_delays_the_teardown_and_loses_nothing(house: House) -> None:
