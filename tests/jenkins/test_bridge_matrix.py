@@ -202,7 +202,8 @@ def _console_tells_all(plant: Plant, console: str) -> None:
         assert console.index(last) < console.index("Finished: ")
     assert len([line for line in said if " is done" in line]) == len(agents), console
     assert [line for line in said if not line[0].isupper()] == []
-    once = [line for line in said if not line.startswith(("Instance started", "Process"))]
+    # several branches may say the same of their agents, or of their wait on a machine with much to do
+    once = [line for line in said if not line.startswith(("Instance started", "Process", "It has waited"))]
     assert len(set(once)) == len(once), console
 
 
