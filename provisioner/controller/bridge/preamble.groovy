@@ -62,8 +62,8 @@ import hudson.slaves.OfflineCause
 import hudson.slaves.RetentionStrategy
 import hudson.slaves.SlaveComputer
 import hudson.tasks.BuildWrapper
-import java.lang.reflect.Constructor
 import hudson.tasks.Notifier
+import java.lang.reflect.Constructor
 import java.lang.reflect.Field
 import java.lang.reflect.InvocationHandler
 import java.lang.reflect.Method
