@@ -303,7 +303,9 @@ class RestMode:
             return FailOutcome.GONE
         if request.build_url:
             try:
-                await self._descriptions.add(request.build_url, [*lines, f"{message} ({reason})"])
+                told = any(message in line for line in lines)
+                last = () if told else (f"{message} ({reason})",)
+                await self._descriptions.add(request.build_url, [*lines, *last])
             except ControllerError as error:  # the item is cancelled; asking again would find it gone
                 _log.warning("description.failed", controller=self._http.name, error=error.message)
         return FailOutcome.CANCELLED

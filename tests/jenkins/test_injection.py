@@ -46,8 +46,8 @@ def job_of(plant: Plant, kind: str) -> str:  # noqa: F811
 
 
 @pytest.mark.parametrize("bridge", ["script", "off"])
-def test_no_text_of_a_job_becomes_code(plant: Plant, tmp_path: Path, bridge: str) -> None:  # noqa: F811
-    canary = tmp_path / "canary"
+def test_no_text_of_a_job_becomes_code(plant: Plant, bridge: str) -> None:  # noqa: F811
+    canary = Path(f"/tmp/{plant.owner}")  # short, as long wishes are cut in messages
     plant.start(bridge=bridge, overrides=OVERRIDES, labels=[plant.label, "image={image}"], retries=0)
     evil = attempts(canary)
     for kind in ("freestyle", "pipeline"):
@@ -85,4 +85,4 @@ def _refused(plant: Plant, job: str, number: int, text: str, *, bridge: str, kin
         # no line of it pretends to be ours without our mark in front, nor without a name for where it comes from
         assert all("not from us" not in line or line.startswith("[provisioner] ") for line in told.splitlines())
     if text.isprintable():
-        assert text.replace("\\", "") in told.replace("\\", ""), told
+        assert text.replace("\\", "")[:60] in told.replace("\\", ""), told

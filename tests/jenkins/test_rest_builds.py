@@ -18,6 +18,7 @@ from provisioner.controller.connection import Connection
 from provisioner.controller.labels import LINGER_S
 from provisioner.controller.port import BridgeMode, FailOutcome, Fate, NodeOrder, Snapshot, Unreachable
 from provisioner.controller.rest import Rest
+from provisioner.controller.rest_views import BAR_REASON
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem
 
@@ -253,6 +254,12 @@ async def test_a_build_runs_on_its_node_within_the_budget_of_requests(rig: Rig, 
     await rig.connection.bar(order.name)
     node = await rig.node(order.name, lambda n: not n.accepting)
     assert (node.online, node.busy, node.started_once, node.finished) == (True, True, True, False)
+    tree = f"computer/{order.name}/api/json?tree=description,offlineCauseReason"
+    page = await asyncio.to_thread(rig.jenkins.get_json, tree)
+    assert "[provisioner] template maven on here" in page["description"]
+    reason, *log = page["offlineCauseReason"].splitlines()
+    assert reason == BAR_REASON
+    assert log == ["[provisioner] template maven on here", "[provisioner] agent connected"]
     fate = await rig.connection.fate(item.key)
     assert (fate.fate, fate.build_url) == (Fate.STARTED, f"job/{job}/1/")
     assert fate.node == (order.name if free else None)

@@ -12,7 +12,7 @@ from provisioner.controller.labels import LINGER_S
 from provisioner.controller.port import FailOutcome, Fate, Launcher, NodeOrder
 from provisioner.controller.rest import Rest
 from provisioner.controller.rest_mode import RestMode
-from provisioner.controller.rest_views import mark
+from provisioner.controller.rest_views import BAR_REASON, mark
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
@@ -272,6 +272,7 @@ async def test_a_node_that_somebody_else_deleted_is_removed(mode: RestMode, jenk
 
 async def test_barring_twice_bars(mode: RestMode, jenkins: SmallJenkins, controller: Script) -> None:
     await mode.register(order())
+    mode.tell("maven-x", ["connected : after 1 s"])
     jenkins.nodes["maven-x"]["offline"] = False
     await mode.snapshot()
     before = len(controller.asked)
@@ -281,6 +282,12 @@ async def test_barring_twice_bars(mode: RestMode, jenkins: SmallJenkins, control
     assert jenkins.nodes["maven-x"]["barred"] is True
     node = await the_node(mode)
     assert (node.online, node.accepting) == (True, False)
+    assert jenkins.nodes["maven-x"]["cause"].splitlines() == [
+        BAR_REASON,
+        "[provisioner] template maven",
+        "[provisioner] provider big-box",
+        "[provisioner] connected: after 1 s",
+    ]
     await mode.bar("maven-x")
     assert jenkins.nodes["maven-x"]["barred"] is True
 
