@@ -314,7 +314,7 @@ class RealController:
         answer = self.request("GET", f"{job_path(name)}{number}/api/json")
         return answer.json() if answer.status == 200 else None
 
-    def wait_build(self, name: str, number: int | str = 1, *, within_s: float = 90.0) -> dict[str, Any]:
+    def wait_build(self, name: str, number: int | str = 1, *, within_s: float = 180.0) -> dict[str, Any]:
         """The build's record as soon as it is complete (`result` may be set before the console ends)."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:

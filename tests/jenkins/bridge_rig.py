@@ -105,7 +105,7 @@ class Rig:
                 self.seen.extend(batch.observations)
                 self._news.notify_all()
 
-    async def until(self, kind: type[O], matches: Callable[[O], bool] = lambda _: True, *, within_s: float = 45.0) -> O:
+    async def until(self, kind: type[O], matches: Callable[[O], bool] = lambda _: True, *, within_s: float = 90.0) -> O:
         """The first observation of that kind that matches, now or later."""
 
         def first() -> O | None:
@@ -150,7 +150,7 @@ class Rig:
         registration = await self.client.register(order)
         return self.agents.start(order.name, registration.secret, launcher=order.launcher)
 
-    async def console_shows(self, job: str, what: str, *, number: int = 1, within_s: float = 20.0) -> str:
+    async def console_shows(self, job: str, what: str, *, number: int = 1, within_s: float = 60.0) -> str:
         """The console as soon as the text is in it, whether or not the build has ended."""
         console = ""
         deadline = asyncio.get_running_loop().time() + within_s
@@ -161,7 +161,7 @@ class Rig:
             await asyncio.sleep(0.1)
         raise AssertionError(f"the console of {job} {number} does not show {what!r}:\n{console}")
 
-    async def node_finishes(self, name: str, *, within_s: float = 20.0) -> None:
+    async def node_finishes(self, name: str, *, within_s: float = 60.0) -> None:
         """A snapshot tells that the node's build is over, whether or not there was a bridge to see it end."""
         deadline = asyncio.get_running_loop().time() + within_s
         while asyncio.get_running_loop().time() < deadline:

@@ -92,7 +92,7 @@ class Plant:
             "agents": int(self.sidecar.metric("agents")),
         }
 
-    def nothing_left(self, *, within_s: float = 30.0) -> None:
+    def nothing_left(self, *, within_s: float = 90.0) -> None:
         deadline = time.monotonic() + within_s
         while any((left := self.ours()).values()):
             assert time.monotonic() < deadline, f"left behind: {left}\n{self.sidecar.log()}"

@@ -9,8 +9,7 @@ import pytest
 from plant import provisioner_lines
 from test_main_job import Plant, engine, plant  # noqa: F401  (fixtures)
 
-# slow: whom the kernel kills, and how fast, depends on the load of the machine
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 #: The kernel's first choice is the agent, as it is where the agent has grown most.
 EATS_ALL = (
@@ -27,7 +26,7 @@ def start_build(plant: Plant, kind: str, shell: str) -> str:  # noqa: F811
 
 
 def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: tuple[str, ...], slug: str) -> None:  # noqa: F811
-    build: dict[str, Any] = plant.jenkins.wait_build(job, within_s=30)
+    build: dict[str, Any] = plant.jenkins.wait_build(job, within_s=60)
     took_s = time.monotonic() - began
     assert build["result"] in {"FAILURE", "ABORTED"}
     plant.nothing_left()
@@ -37,7 +36,9 @@ def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: tuple[st
     assert any(words in reason for words in says), console
     assert reason.endswith(f"({slug})"), console
     assert any(line.startswith("What to do: ") for line in said), console
-    assert took_s < 15, f"{took_s:.1f} s\n{console}"
+    assert took_s < 60, (
+        f"{took_s:.1f} s\n{console}"
+    )  # seconds where there is nothing else to do; Jenkins alone: minutes
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
@@ -49,6 +50,7 @@ def test_a_killed_container(plant: Plant, kind: str) -> None:  # noqa: F811
     ends_with_the_reason(plant, job, began, says=("exit code 137",), slug="agent_lost")
 
 
+@pytest.mark.slow  # whom the kernel kills, and how fast, depends on the load of the machine
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
 def test_a_container_out_of_memory(plant: Plant, kind: str) -> None:  # noqa: F811
     plant.start(resources={"memory": "300m"})
@@ -57,6 +59,7 @@ def test_a_container_out_of_memory(plant: Plant, kind: str) -> None:  # noqa: F8
     ends_with_the_reason(plant, job, began, says=("out of memory",), slug="out_of_memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
 def test_a_container_that_somebody_removed(plant: Plant, kind: str) -> None:  # noqa: F811
     plant.start()
@@ -67,6 +70,7 @@ def test_a_container_that_somebody_removed(plant: Plant, kind: str) -> None:  # 
     ends_with_the_reason(plant, job, began, says=("was removed by somebody else", "exit code 137"), slug="agent_lost")
 
 
+@pytest.mark.slow
 def test_a_lost_connection_gives_a_pipeline_the_chance_to_go_on(plant: Plant) -> None:  # noqa: F811
     plant.start()
     job = start_build(plant, "pipeline", "echo up; for i in 1 2 3 4 5 6 7 8; do sleep 1; done; echo survived")

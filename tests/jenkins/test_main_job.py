@@ -121,7 +121,7 @@ class Plant:
             "volumes": [v["Name"] for v in self.engine.api.volumes(filters=mark)["Volumes"] or []],
         }
 
-    def nothing_left(self, *, within_s: float = 30.0) -> None:
+    def nothing_left(self, *, within_s: float = 90.0) -> None:
         deadline = time.monotonic() + within_s
         while any((left := self.ours()).values()):
             assert time.monotonic() < deadline, f"left behind: {left}\n{self.sidecar.log()}"
