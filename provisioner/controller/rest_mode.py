@@ -78,6 +78,7 @@ class RestMode:
         self._descriptions = Descriptions(http, pool)
         self._started: set[str] = set()  # agents that were seen with a build, in this session of the controller
         self._used: set[str] = set()  # the same, also from before a restart of the controller
+        self._built: dict[str, str] = {}  # what they built or build, by agent
         self._session = ""
         self._returning: set[str] = set()  # agents let open again for the Pipeline that comes back to them
 
@@ -142,6 +143,7 @@ class RestMode:
             items = [self._item(key, raw, known[key]) for key, raw in self._keyed(raw_items).items() if key in known]
             views = [n.view for n in raw_nodes if n.view]
             self._see(views, {n.name: n.build_description for n in raw_nodes})
+            await self._see_ends(views)
             await self._let_return(views, {item.label for item in items})
             nodes = tuple(
                 replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
@@ -249,10 +251,27 @@ class RestMode:
             self._started.clear()
         self._started &= {view.name for view in views}
         self._used = (self._used & {view.name for view in views}) | {view.name for view in views if view.busy}
+        self._built = {name: url for name, url in self._built.items() if name in self._used}
+        self._built |= {view.name: view.build_url for view in views if view.busy and view.build_url}
         for view in views:
             if view.busy and view.build_url and view.name not in self._started:
                 self._started.add(view.name)
                 self._descriptions.started(view.name, view.build_url, before=descriptions[view.name])
+
+    async def _see_ends(self, views: Sequence[NodeView]) -> None:
+        """After a restart of the controller nothing comes back to an agent whose build is over: it ended unseen."""
+        for view in views:
+            url = self._built.get(view.name)
+            if url is None or view.busy or view.name in self._started:
+                continue
+            try:
+                answer = await self._pool.run(self._http.get, f"{url}api/json?tree=building", op="build")
+            except ControllerError as error:
+                if error.code not in (403, 404):
+                    raise
+                continue  # deleted, or no longer shown to us; what is done then needs no answer
+            if answer.get("building") is False:
+                self._started.add(view.name)
 
     async def _let_return(self, views: Sequence[NodeView], labels: set[str | None]) -> None:
         """A Pipeline that a restart interrupted waits for its own agent by name, which was closed when it began."""

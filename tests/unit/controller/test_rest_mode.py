@@ -353,9 +353,17 @@ async def test_after_a_restart_of_the_controller_an_idle_node_is_not_finished(
     controller.answers["GET", "/queue/api/json"] = []
     headers = {**JENKINS, "X-Jenkins-Session": "bbbb2222"}
     controller.on("GET", "/queue/api/json", 200, {"items": []}, headers)
+    # until its build is known to have ended, between two looks
+    build = ("GET", "/job/f/7/api/json")
+    controller.answers[build] = []
+    controller.on(*build, 200, {"building": True}, headers)
+    controller.on(*build, 404, b"", headers)
+    controller.on(*build, 200, {"building": False}, headers)
     snapshot = await mode.snapshot()
     assert snapshot.info.session == "bbbb2222"
     assert (snapshot.nodes[0].started_once, snapshot.nodes[0].finished) == (False, False)
+    ends = [(await mode.snapshot()).nodes[0].finished for _ in range(3)]
+    assert ends == [False, True, True]
 
 
 async def test_a_closed_node_is_opened_for_the_pipeline_that_comes_back_to_it_and_closed_again(
