@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from provisioner.model.agent import AgentState
-from provisioner.web.html import Html, el, join
+from provisioner.web.html import Html, el, join, text
 
 _TONES: Mapping[str, str] = {
     "planned": "quiet",
@@ -104,6 +104,16 @@ def legend() -> Html:
 
 
 def table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
-    """A table; a head that begins with `#` stands over numbers."""
-    cells = [el("th", head.lstrip("#"), class_="num" if head.startswith("#") else None) for head in heads]
-    return el("table", el("thead", el("tr", *cells)), el("tbody", *rows))
+    """A table; a head that begins with `#` stands over numbers. On a narrow screen each cell has its head beside it."""
+    words = [head.lstrip("#") for head in heads]
+    cells = [
+        el("th", word, class_="num" if head.startswith("#") else None) for head, word in zip(heads, words, strict=True)
+    ]
+    return el("table", el("thead", el("tr", *cells)), el("tbody", *(_labelled(row, words) for row in rows)))
+
+
+def _labelled(row: Html, heads: Sequence[str]) -> Html:
+    """A row whose cells know their heads. Texts are escaped: a `<td` in markup is the begin of a cell."""
+    first, *cells = row.split("<td")
+    labelled = [f'<td data-head="{text(head)}"{cell}' for head, cell in zip(heads, cells, strict=True)]
+    return Html(first + "".join(labelled))

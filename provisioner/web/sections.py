@@ -17,6 +17,9 @@ _MOST_AGENTS = 200
 _MOST_REQUESTS = 100
 _MOST_HISTORY = 50
 
+#: An agent in one of these states may still be there for a while although nobody wants it.
+_MAY_STAY = frozenset(AgentState) - {AgentState.REMOVING, AgentState.REMOVED}
+
 PARTS = ("controllers", "providers", "agents", "requests", "orphans", "history")
 
 
@@ -53,7 +56,7 @@ def controllers(view: View) -> Html:
             el(
                 "tr",
                 el("td", el("a", handle.name, href=urls.get(handle.name), rel="noreferrer")),
-                el("td", state, class_="wide"),
+                el("td", el("span", state), class_="wide"),
                 el("td", f"Jenkins {info.version}" if info else "", class_="nowrap"),
                 el("td", way, class_="nowrap"),
             )
@@ -69,7 +72,7 @@ def providers(view: View) -> Html:
         condition = plant.conditions.get(handle.name)
         state = condition.state.value if condition else "open"
         why = ": ".join(word for word in ((condition.until if condition else ""), _reason(condition)) if word)
-        used = tally.by_provider[handle.name]
+        used, most = tally.by_provider[handle.name], handle.max_agents
         act, words = ("resume", "Resume") if handle.drained else ("drain", "Drain")
         rows.append(
             el(
@@ -77,12 +80,11 @@ def providers(view: View) -> Html:
                 el("td", handle.name, class_="nowrap"),
                 el("td", handle.kind, class_="soft"),
                 el("td", badge(state), " ", el("span", why, class_="soft")),
-                el("td", capacity_bar(used, handle.max_agents)),
-                el("td", f"{used} of {handle.max_agents}", class_="num"),
+                el("td", el("div", capacity_bar(used, most), f"{used} of {most}", class_="meter")),
                 el("td", button(words, "POST", f"/api/v1/providers/{quote(handle.name, safe='')}/{act}"), class_="num"),
             )
         )
-    return _section("Providers", len(rows), table(("Name", "Backend", "State", "Agents", "#", "#"), rows))
+    return _section("Providers", len(rows), table(("Name", "Backend", "State", "Agents", "#"), rows))
 
 
 def _reason(condition: object) -> str:
@@ -121,7 +123,7 @@ def badges(agent: Agent, now: datetime) -> Html:
     return join(
         badge(agent.state.value),
         join(" ", badge("held", f"held for {duration(left_s)}")) if held else None,
-        join(" ", badge("removing", "unwanted")) if agent.target == "gone" and agent.state != "removing" else None,
+        join(" ", badge("removing", "unwanted")) if agent.target == "gone" and agent.state in _MAY_STAY else None,
     )
 
 

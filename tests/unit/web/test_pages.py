@@ -152,3 +152,19 @@ def test_a_phase_bar_never_leaves_its_frame(times: list[float]) -> None:
     ends = [float(x) + float(w) for x, w in re.findall(r'x="([0-9.]+)" width="([0-9.]+)"', bar)]
     assert len(ends) == len(times)
     assert all(end <= 100.1 for end in ends)
+
+
+async def test_on_a_narrow_screen_each_cell_has_its_head_beside_it(served: Served) -> None:
+    await running(served, job='a<td class="x">')
+    page = await served.ask("/")
+    row = page[page.index("<h2>Agents") :]
+    row = row[row.index("<tbody>") : row.index("</tbody>")]
+    heads = re.findall(r'<td data-head="([^"]*)"', row)
+    assert heads == ["Agent", "State", "For", "Phases", "Template", "Provider", "Build"]
+
+
+async def test_an_agent_that_is_gone_is_not_called_unwanted(served: Served) -> None:
+    name = await running(served)
+    await served.ask(f"/api/v1/agents/{name}?now=true", "DELETE", status=202)
+    await gone(served, name)
+    assert "unwanted" not in await served.ask(f"/agents/{name}")
