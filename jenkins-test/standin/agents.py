@@ -19,6 +19,9 @@ from standin.world import World
 routes = web.RouteTableDef()
 CAPABILITY = "rO0ABXNyABpodWRzb24ucmVtb3RpbmcuQ2FwYWJpbGl0eQAAAAAAAAABAgABSgAEbWFza3hwAAAAAAAAAf4="
 MAX_MESSAGE = 1 << 20
+#: How whoever only wants to know whether the port is one for agents begins, on a real controller too.
+_PING = b"Protocol:Ping"
+_PING_LENGTH = len(_PING).to_bytes(2, "big")
 
 
 class Unwelcome(Exception):  # noqa: N818
@@ -140,7 +143,13 @@ class TcpPort:
             writer.write(json.dumps(message).encode() + b"\n")
             await writer.drain()
 
-        hello = json.loads(await reader.readline())
+        first = await reader.readexactly(len(_PING_LENGTH))
+        if first == _PING_LENGTH:
+            if await reader.readexactly(len(_PING)) == _PING:
+                writer.write(b"Ping\n")
+                await writer.drain()
+            return
+        hello = json.loads(first + await reader.readline())
         world = self._holder.world
         try:
             if world.starting:

@@ -125,6 +125,11 @@ async def jar(request: web.Request) -> web.Response:  # noqa: ARG001
     return web.Response(body=agent_jar(), headers={"Content-Type": "application/java-archive"})
 
 
+@routes.get("/script")
+async def script_page(request: web.Request) -> web.Response:
+    return http.page(request, 200, "Script Console", "")
+
+
 @routes.post("/scriptText")
 async def script_text(request: web.Request) -> web.Response:
     world, user = http.world(request), http.user(request)

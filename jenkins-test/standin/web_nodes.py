@@ -29,6 +29,11 @@ async def computers(request: web.Request) -> web.Response:
     return http.api_json(request, View(COMPUTER_SET, Of(world, http.root(request), world.nodes.by_name)))
 
 
+@routes.get("/computer/new")
+async def new(request: web.Request) -> web.Response:
+    return http.page(request, 200, "New node", "")
+
+
 @routes.post("/computer/doCreateItem")
 async def create(request: web.Request) -> web.Response:
     world = http.world(request)

@@ -19,6 +19,7 @@ WRONG_USAGE = 2
 VERBS: Mapping[str, str] = {
     "run": "provisioner.commands.run",
     "check": "provisioner.commands.check",
+    "doctor": "provisioner.commands.doctor",
     "list": "provisioner.commands.list",
     "explain": "provisioner.commands.explain",
     "logs": "provisioner.commands.logs",

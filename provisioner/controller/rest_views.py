@@ -106,6 +106,12 @@ def placeholder_mark(owner: str, kind: str) -> str:
     return f"jenkins-provisioner.owner={owner} {PLACEHOLDER_KEY}={kind}"
 
 
+def owner_of(description: str | None) -> str | None:
+    """Whose a node is, by its description; None if it is nobody's."""
+    found = _OWNER.search(description or "")
+    return found[1] if found else None
+
+
 def marked_for(description: str | None, owner: str, name: str) -> bool:
     """Whether a node's description says that it is this agent of this owner."""
     text = description or ""

@@ -36,12 +36,14 @@ say([key: pair.public.encoded.encodeBase64().toString()])
 """
 
 _RUN = """
-byte[] input = []
+def input = new ByteArrayOutputStream()
 if (ask.secret) {
     def cipher = javax.crypto.Cipher.getInstance('RSA/ECB/OAEPWithSHA-256AndMGF1Padding')
     cipher.init(javax.crypto.Cipher.DECRYPT_MODE, (java.security.PrivateKey) System.getProperties().remove(key))
     try {
-        input = cipher.doFinal(ask.secret.decodeBase64()) + [(byte) 10] + new URL(ask.jar).bytes as byte[]
+        input.write(cipher.doFinal(ask.secret.decodeBase64()))
+        input.write(10)
+        input.write(new URL(ask.jar).bytes)
     } catch (IOException problem) {
         say([status: 7, text: 'agent.jar cannot be fetched from ' + ask.jar + ' (' + problem + ')'])
         return
@@ -51,7 +53,7 @@ def builder = new ProcessBuilder('/bin/sh', '-c', ask.script).redirectErrorStrea
 builder.environment().put('AGENT_JAVA', System.getProperty('java.home') + '/bin/java')
 def process = builder.start()
 try {
-    process.outputStream.withStream { it.write(input) }
+    process.outputStream.withStream { it.write(input.toByteArray()) }
 } catch (IOException ignored) {
     // it failed before it had read all; it says why
 }

@@ -38,7 +38,7 @@ from provisioner.backends.docker.ssh import SshFiles
 from provisioner.backends.docker.verifying import place_problems
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import NEXT_STEP, LaunchError, Reason
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,14 +129,19 @@ class DockerBackend:
         return remote_fs
 
     async def verify(self, order: Order) -> tuple[str, ...]:
-        """Network, runtime, size of the disk, and an image that may not be pulled."""
+        """Network, runtime, size of the disk, a Java to bring, an image that is not there and could not be pulled."""
         problems = await self._in(
             self._reads, place_problems, self._engine, self._network, self._runtime, order.template
         )
         if not order.image:
             problems.append("the template has no image; add `image: NAME`")
-        elif order.pull == "never" and await self._images.present(order.image) is None:
-            problems.append(f"the image {order.image} is not on the engine; pull it there, or write `pull: missing`")
+        elif await self._images.present(order.image) is None:
+            if order.pull == "never":
+                problems.append(
+                    f"the image {order.image} is not on the engine; pull it there, or write `pull: missing`"
+                )
+            elif (error := await self._images.pull_problem(order.image)) is not None:
+                problems.append(f"{error.message}; {NEXT_STEP[error.reason]}")
         if order.java == "injected" and (missing := await self._in(self._reads, runtime_problem)) is not None:
             problems.append(missing)
         for key, what in (("sidecars", "side containers"), ("build", "image builds")):

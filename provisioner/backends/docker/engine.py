@@ -220,6 +220,7 @@ class Engine:
         query: Mapping[str, str] | None = None,
         body: object = None,
         archive: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """One request.
@@ -230,13 +231,16 @@ class Engine:
             query: after the path.
             body: sent as JSON.
             archive: sent as a tar archive.
+            headers: sent with it.
             timeout_s: instead of the engine's own, if it is shorter.
 
         Raises:
             RefusedError: the engine's answer is 400 or more.
             LaunchError: provider_unreachable; it does not answer (in time).
         """
-        response = self._request(method, path, query, body, archive, {}, self._patience_s(timeout_s), stream=False)
+        response = self._request(
+            method, path, query, body, archive, headers or {}, self._patience_s(timeout_s), stream=False
+        )
         return Answer(response.content, response.headers)
 
     def stream(

@@ -135,6 +135,22 @@ class Images:
         self._seen[image] = (time.monotonic(), seen)
         return seen
 
+    async def pull_problem(self, image: str) -> LaunchError | None:
+        """Why an image could not be pulled now, as its registry says; None: it could. Nothing is pulled.
+
+        Raises:
+            LaunchError: provider_unreachable.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._reads, self._ask_registry, image)
+
+    def _ask_registry(self, image: str) -> LaunchError | None:
+        repository, _ = split(image)
+        try:
+            self._engine.call("GET", f"/distribution/{name(image)}/json", headers=self._login(repository))
+        except RefusedError as refused:
+            return pull_error(refused, image)
+        return None
+
     async def ensure(self, order: Order) -> AsyncGenerator[Progress, None]:
         """Have the order's image on the engine when the iterator ends.
 
