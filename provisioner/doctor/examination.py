@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from provisioner.backends.contract import Backend
-from provisioner.cleanup.scheduler import make_scheduler
+from provisioner.cleanup.assembly import make_scheduler
 from provisioner.cleanup.state import NodeState
 from provisioner.config import BackendKind, BridgeChoice, Controller, Provider, Settings, Template
 from provisioner.controller.rest import Rest
