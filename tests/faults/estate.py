@@ -135,6 +135,14 @@ class Estate:
         self.engine.take_over()
         await self.engine.run()
 
+    def order(self, do: Callable[[Operations], object]) -> None:
+        """An operator says so, to a process that is at work."""
+
+        async def said() -> None:
+            do(self.operations)
+
+        self.loop.run(said())
+
     def kill(self) -> None:
         """`kill -9`: from here on nothing of it has any effect."""
         if self.life is None:

@@ -295,7 +295,7 @@ class LifeOfAgents(RuleBasedStateMachine):
         elif estate.life is not None:
             estate.life.spare()
         for name in estate.engines:
-            estate.operations.resume(name)
+            self._order(lambda do, name=name: do.resume(name))  # type: ignore[misc]
         for name in tuple(estate.desk.agents):  # a hold lasts by the wall clock, which may have been set back
             self._order(lambda do, name=name: do.release(name))  # type: ignore[misc]
 
@@ -310,7 +310,7 @@ class LifeOfAgents(RuleBasedStateMachine):
     def _order(self, order: Callable[[Operations], object]) -> None:
         """An operator says so; the sidecar may refuse, or die of it."""
         with suppress(Refused, Unknown, Killed):
-            order(self.estate.operations)
+            self.estate.order(order)
 
     def _pass(self, seconds: float) -> None:
         self.estate.pass_s(seconds)

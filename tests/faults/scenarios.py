@@ -171,7 +171,7 @@ def hold(estate: Estate) -> None:
     if estate.life is not None and not estate.dead:
         for name in tuple(estate.desk.agents):
             with suppress(Refused, Unknown):
-                estate.operations.hold(name, for_s=20)
+                estate.order(lambda do, name=name: do.hold(name, for_s=20))  # type: ignore[misc]
 
 
 def five(estate: Estate) -> None:

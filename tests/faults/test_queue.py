@@ -39,7 +39,7 @@ def test_an_item_whose_agent_went_before_the_next_sidecar_saw_it_gets_another(tm
         estate.start()
         estate.pass_s(2)
         (name,) = estate.desk.agents
-        estate.operations.delete_now(name)  # nothing of it is anywhere, so that it is gone at once
+        estate.order(lambda do: do.delete_now(name))  # nothing of it is anywhere, so that it is gone at once
         estate.pass_s(2)
         assert not estate.desk.agents
         estate.jenkins.recover()
