@@ -51,13 +51,13 @@ FAULTS = (
         fault="`kill -9` beside a real Jenkins and a real Docker engine",
         step="8 points of a freestyle and of a Pipeline build",
         then="the same",
-        tests=r"test_killed_for_real.*docker\]",
+        tests=r"test_killed_for_real.*-docker",
     ),
     Fault(
         fault="`kill -9` beside a real Jenkins, process backend",
         step="8 points of a freestyle and of a Pipeline build",
         then="the same",
-        tests=r"test_killed_for_real.*process\]",
+        tests=r"test_killed_for_real.*-process",
     ),
     Fault(
         fault="`kill -9` in a start or stop, every backend",
