@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from standin.work import Work
     from standin.world import World
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 PROTOCOL = 1
 MARK = "jenkins-provisioner.owner="
 MOST_EVENTS = 5000

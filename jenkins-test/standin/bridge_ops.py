@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from standin import bridge_dialling
 from standin.bridge import VERSION, Bridge, Known, is_marked, lines_of, mark
 from standin.bridge_console import PREFIX, Pad
+from standin.bridge_dialling import Refusal
 from standin.jobs import Job
 from standin.nodes import BadNode, Node, check_name, now_ms, secret_of
 from standin.queue import Item, Phase
 
 Op = Mapping[str, Any]
-
-
-class Refusal(Exception):  # noqa: N818
-    """An op that cannot be done."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def apply(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
@@ -86,7 +80,7 @@ def _known(bridge: Bridge, name: str, owner: str) -> Known:
 
 def _register(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     name, launcher = _text(op, "name"), _text(op, "launcher")
-    if launcher not in ("websocket", "tcp"):
+    if launcher not in ("websocket", "tcp", "ssh"):
         raise Refusal(400, f"launcher {launcher} is not known to bridge {VERSION}")
     request = _request(op, needed=False)
     node = _own(bridge, name, owner)
@@ -182,6 +176,8 @@ def _remove(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
         bridge.world.delete_node(node)
     if known is not None and known.owner == owner:
         bridge.forget(known)
+    if op.get("credentials") is True:
+        bridge_dialling.forget(bridge, owner, name)
     return {"existed": node is not None}
 
 
@@ -236,6 +232,37 @@ def _fail(bridge: Bridge, _owner: str, op: Op) -> dict[str, Any]:
     return _outcome("not_built", build.url)
 
 
+def _dial(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
+    name = _text(op, "name")
+    texts = {key: _text(op, key) for key in ("host", "host_key", "user", "private_key", "java")}
+    for key in ("port", "timeout_s", "retries"):
+        if not isinstance(op.get(key), int):
+            raise Refusal(400, f"{key} must be a number, in op dial")
+    for key in ("java_options", "prefix", "suffix"):
+        if not isinstance(op.get(key), str):
+            raise Refusal(400, f"{key} must be a text, in op dial")
+    node = _own(bridge, name, owner)
+    if node is None:
+        raise Refusal(410, f"there is no node {name}")
+    bridge_dialling.dial(bridge, node, owner, {**op, **texts})
+    return {}
+
+
+def _forget(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
+    return {"existed": bridge_dialling.forget(bridge, owner, _text(op, "name"))}
+
+
+def _credentials(bridge: Bridge, owner: str, _op: Op) -> dict[str, Any]:
+    return {"names": bridge_dialling.names(bridge, owner)}
+
+
+def _launch_log(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
+    node = _own(bridge, _text(op, "name"), owner)
+    lines = bytes(node.log).decode().splitlines() if node is not None else []
+    most = op.get("most")
+    return {"lines": lines[-max(0, min(200, most if isinstance(most, int) else 20)) :]}
+
+
 _OPS: dict[str, Callable[[Bridge, str, Op], dict[str, Any]]] = {
     "register": _register,
     "adopt": _adopt,
@@ -245,4 +272,8 @@ _OPS: dict[str, Callable[[Bridge, str, Op], dict[str, Any]]] = {
     "remove": _remove,
     "fail": _fail,
     "explain": _explain,
+    "dial": _dial,
+    "forget": _forget,
+    "credentials": _credentials,
+    "launch_log": _launch_log,
 }

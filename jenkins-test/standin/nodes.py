@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _SECRET_KEY = b"a stand-in has no secrets to keep"
 BUILT_IN = "built-in"
+SSH_LAUNCHER = "hudson.plugins.sshslaves.SSHLauncher"
 
 
 def now_ms() -> int:
@@ -36,6 +38,22 @@ class OfflineCause:
     reason: str
     description: str | None = None
     at_ms: int = field(default_factory=now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Whom an SSH launcher dials; `entry` is the id of its credentials."""
+
+    host: str
+    port: int
+    entry: str
+    host_key: str
+    java: str = "java"
+    options: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    timeout_s: int = 60
+    retries: int = 10
 
 
 @dataclass(eq=False, slots=True)
@@ -69,6 +87,8 @@ class Node:
     log: bytearray = field(default_factory=bytearray)
     created_ms: int = field(default_factory=now_ms)
     deleted: bool = False
+    dial: Dial | None = None
+    dialling: asyncio.Task[None] | None = None
 
     @property
     def atoms(self) -> frozenset[str]:
@@ -138,6 +158,19 @@ def from_form(name: str, form: Mapping[str, Any]) -> Node:
         launcher=launcher.get("stapler-class") or launcher.get("$class") or "hudson.slaves.JNLPLauncher",
     )
     node.resize(int(form.get("numExecutors") or 1))
+    if node.launcher == SSH_LAUNCHER:
+        node.dial = Dial(
+            host=str(launcher["host"]),
+            port=int(launcher["port"]),
+            entry=str(launcher["credentialsId"]),
+            host_key=str(launcher["sshHostKeyVerificationStrategy"]["key"]),
+            java=launcher.get("javaPath") or "java",
+            options=launcher.get("jvmOptions") or "",
+            prefix=launcher.get("prefixStartSlaveCmd") or "",
+            suffix=launcher.get("suffixStartSlaveCmd") or "",
+            timeout_s=int(launcher.get("launchTimeoutSeconds") or 60),
+            retries=int(launcher.get("maxNumRetries") or 10),
+        )
     return node
 
 

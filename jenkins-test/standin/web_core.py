@@ -166,9 +166,24 @@ async def create_credentials(request: web.Request) -> web.Response:
 
 @routes.get(_STORE + "/api/json")
 async def list_credentials(request: web.Request) -> web.Response:
-    shown = [{"id": i, "typeName": _TYPES.get(t, t)} for i, (t, _) in http.world(request).credentials.items()]
+    shown = [_entry(i, *kept) for i, kept in http.world(request).credentials.items()]
     cls = "com.cloudbees.plugins.credentials.CredentialsStoreAction$DomainWrapper"
     return http.raw_json(request, {"_class": cls, "credentials": shown})
+
+
+def _entry(name: str, kind: str, text: str) -> dict[str, str]:
+    description = ET.fromstring(text).findtext("description") or ""
+    return {"description": description, "id": name, "typeName": _TYPES.get(kind, kind)}
+
+
+@routes.get(_STORE + "/credential/{id}/api/json")
+async def one_credential(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    found = http.world(request).credentials.get(name)
+    if found is None:
+        return http.not_found(request)
+    cls = "com.cloudbees.plugins.credentials.CredentialsStoreAction$CredentialsWrapper"
+    return http.raw_json(request, {"_class": cls, **_entry(name, *found)})
 
 
 @routes.get(_STORE + "/credential/{id}/config.xml")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from standin import dialling
 from standin.bridge import LISTENERS, VERSION, Bridge
 from standin.jobs import Build, Job, Jobs
 from standin.knobs import Knobs
@@ -66,6 +67,8 @@ class World:
         for node in self.nodes.by_name.values():
             if node.link:
                 node.link.close()
+            if node.dialling is not None:
+                node.dialling.cancel()
         for item in self.queue.items.values():
             if item.timer:
                 item.timer.cancel()
@@ -237,12 +240,16 @@ class World:
         self.nodes.add(node)
         self.max_nodes = max(self.max_nodes, len(self.nodes))
         self.node_history[node.name] = {"created_ms": now_ms(), "online_ms": None, "gone_ms": None}
+        if node.dial is not None:
+            dialling.start(self, node)
         if self.virtual is not None:
             self._connect_virtual(node)
 
     def delete_node(self, node: Node) -> None:
         link, node.link = node.link, None
         self.nodes.drop(node)
+        if node.dialling is not None:
+            node.dialling.cancel()
         self.node_history[node.name]["gone_ms"] = now_ms()
         if self.bridge:
             self.bridge.on_gone(node)
@@ -254,9 +261,10 @@ class World:
         """An agent is there and ready."""
         node.link = link
         node.cause = None
-        for line in (f"Inbound agent connected from {peer}", "Remoting version: 3248.v65ecb_254c298"):
-            node.say(line)
-        node.say("Launcher: JNLPLauncher")
+        if node.dial is None:
+            node.say(f"Inbound agent connected from {peer}")
+        node.say("Remoting version: 3248.v65ecb_254c298")
+        node.say(f"Launcher: {node.launcher.rpartition('.')[2]}")
         node.say(f"Communication Protocol: {how}")
         node.say("This is a Unix agent")
         node.say("Agent successfully connected and online")

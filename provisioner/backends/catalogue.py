@@ -93,6 +93,11 @@ class ProviderSettings(Protocol):
         ...
 
     @property
+    def ssh_host(self) -> str | None:
+        """Where the controller reaches ports of instances; None: at their own addresses."""
+        ...
+
+    @property
     def timeout_s(self) -> float:
         """The longest wait for one answer, pulls apart."""
         ...
@@ -139,7 +144,7 @@ def _process(provider: ProviderSettings, _registries: tuple[RegistryLogin, ...],
             f"provider {provider.name}: `work_dir` is missing; name a folder for the agents",
             reason=Reason.TEMPLATE_INVALID,
         )
-    return ProcessBackend(work_dir=folder, java=provider.java)
+    return ProcessBackend(work_dir=folder, java=provider.java, ssh_host=provider.ssh_host)
 
 
 def _docker(provider: ProviderSettings, registries: tuple[RegistryLogin, ...], _work_dir: Path | None) -> Backend:
@@ -161,6 +166,7 @@ def _docker(provider: ProviderSettings, registries: tuple[RegistryLogin, ...], _
         java=provider.java,
         timeout_s=provider.timeout_s,
         registries={login.host: (login.username, login.password) for login in registries},
+        ssh_host=provider.ssh_host,
     )
 
 

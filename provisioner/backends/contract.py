@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from provisioner.transports.dialling import Address
+
 #: The two keys under which every instance carries our mark.
 OWNER_KEY = "jenkins-provisioner.owner"
 AGENT_KEY = "jenkins-provisioner.agent"
@@ -27,6 +29,7 @@ class SecretFile:
     content: bytes = field(repr=False)
     at: str | None = None  # where the instance finds it besides, by a link
     env: str | None = None  # variable that is set to its path
+    public: bool = False  # nothing to hide: every user of the instance may read it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,8 @@ class Order:
     """All that a backend needs to start one instance.
 
     `command` uses the place holders `{java}`, `{jar}`, `{secrets}` and `{work}`, which the backend
-    replaces with the paths as the instance sees them.
+    replaces with the paths as the instance sees them; `{sshd}`, for the SSH server that it brings, and `{port}`,
+    for a port of its choice on which the command listens, where `listens` says so.
     """
 
     agent: str
@@ -42,6 +46,7 @@ class Order:
     image: str | None
     command: tuple[str, ...]
     remote_fs: str
+    listens: bool = False  # the controller must reach `{port}`; `address` tells where
     files: tuple[SecretFile, ...] = ()
     agent_jar: bytes = field(default=b"", repr=False)  # the controller's own agent.jar
     jars_at: str = ""  # the folder where the agent keeps jars that it fetches, each named by its checksum
@@ -196,6 +201,18 @@ class Backend(Protocol):
         Raises:
             LaunchError: agent_lost, if it was opened before; create_rejected, if the command cannot begin;
                 template_invalid, if the backend has no channels.
+        """
+        ...
+
+    def java(self, source: str) -> str:
+        """The Java program of a template with this `java`, as the instance sees it."""
+        ...
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
+        """Where the controller reaches the port on which an instance listens; None: it has no address (yet).
+
+        Raises:
+            LaunchError: the provider does not answer; no_address, if it will never have one.
         """
         ...
 

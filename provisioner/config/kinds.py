@@ -34,6 +34,13 @@ class BridgeChoice(StrEnum):
     OFF = "off"  # plain REST
 
 
+class SshServer(StrEnum):
+    """Which SSH server an instance of transport ssh runs."""
+
+    INJECTED = "injected"  # we bring it
+    IMAGE = "image"  # the image has OpenSSH's `sshd`
+
+
 class PullPolicy(StrEnum):
     """When an image is pulled."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from provisioner.config.kinds import BackendKind
 from provisioner.config.part import Part
-from provisioner.config.values import Duration, Endpoint, HttpUrl, Label, Name, PositiveCount, Text
+from provisioner.config.values import Duration, Endpoint, HostName, HttpUrl, Label, Name, PositiveCount, Text
 
 #: Where a provider is, if it does not say so. Kubernetes: the cluster that the sidecar itself runs in.
 DEFAULT_ENDPOINT: Mapping[BackendKind, str] = {
@@ -56,6 +56,12 @@ class Provider(Part):
     )
     agent_url: HttpUrl | None = Field(
         None, description="URL of the controller as agents at this provider reach it; default: the controller's"
+    )
+    ssh_host: HostName | None = Field(
+        None,
+        description="transport ssh: host name or address of the provider's machine as the controller reaches it, where "
+        "it does not reach instances themselves; backend docker then maps a port of it to each instance; default: "
+        "the instance's own address",
     )
     tls: Tls | None = Field(None, description="files of a tcp:// endpoint's encryption")
     ssh: Ssh | None = Field(None, description="files of an ssh:// endpoint; default: those of the account")

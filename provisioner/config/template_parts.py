@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from provisioner.config.kinds import SshServer
 from provisioner.config.part import Part
 from provisioner.config.values import (
     AbsolutePath,
@@ -18,6 +19,7 @@ from provisioner.config.values import (
     PositiveCount,
     Size,
     Text,
+    UserName,
     Variable,
     VariableValue,
 )
@@ -44,6 +46,17 @@ class Resources(Part):
     )
     devices: tuple[AbsolutePath, ...] = Field((), description="devices of the host that the instance gets")
     gpus: Count = Field(0, description="graphics processors that the instance gets")
+
+
+class Ssh(Part):
+    """What holds for transport ssh alone."""
+
+    server: SshServer = Field(SshServer.INJECTED, description="the SSH server that the instance runs")
+    user: UserName | None = Field(
+        None,
+        description="user as whom the controller logs in; default: the name in `run_as`, else root for "
+        "`server: image`; an injected server takes any and is the user of `run_as`",
+    )
 
 
 class Timeouts(Part):

@@ -20,6 +20,7 @@ from provisioner.config.template_parts import (
     Resources,
     SecretMount,
     Sidecar,
+    Ssh,
     Timeouts,
     Volume,
 )
@@ -88,6 +89,7 @@ class Template(Part):
     build: ImageBuild | None = Field(None, description="how the image is made; instead of `image`")
     pull: PullPolicy = Field(PullPolicy.MISSING, description="when the image is pulled")
     transport: TransportKind = Field(TransportKind.WEBSOCKET, description="how the agent connects")
+    ssh: Ssh = Field(default_factory=Ssh, description="transport ssh: the instance's SSH server")
     java: JavaSource = Field(JavaSource.IMAGE, description="where the agent's Java comes from")
     remote_fs: AbsolutePath = Field("/home/jenkins/agent", description="work folder of the agent, an absolute path")
     run_as: RunAs | None = Field(None, description='user or user:group, such as "1000:1000"; default: the image\'s own')

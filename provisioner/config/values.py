@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-/:@]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _RUN_AS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 #: What ends an atom of a Jenkins label expression, or has to be quoted in one.
@@ -127,6 +128,14 @@ def _image(value: str) -> str:
 def _registry_host(value: str) -> str:
     if not _HOST.fullmatch(value):
         raise ValueError("is not a registry's host; write host or host:port, without https:// and without a path")
+    return value
+
+
+def _user_name(value: str) -> str:
+    if not _USER.fullmatch(value):
+        raise ValueError(
+            f"{_shown(value)} is not the name of a user; write letters, digits, dots, underscores and dashes"
+        )
     return value
 
 
@@ -256,6 +265,7 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})]
 ImageName = Annotated[str, AfterValidator(_image), _pattern(_IMAGE)]
 RegistryHost = Annotated[str, AfterValidator(_registry_host), _pattern(_HOST)]
+UserName = Annotated[str, AfterValidator(_user_name), _pattern(_USER)]
 RunAs = Annotated[
     str, BeforeValidator(_run_as), WithJsonSchema({"type": ["string", "integer"], "pattern": f"^{_RUN_AS.pattern}$"})
 ]

@@ -89,6 +89,14 @@ def maybe_text(data: Mapping[str, Any], key: str) -> str | None:
     return None if data.get(key) is None else text(data, key)
 
 
+def texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A list of texts that must be there."""
+    found = as_list(data.get(key), key)
+    if not all(isinstance(one, str) for one in found):
+        raise malformed(f"{key} holds something that is not a text")
+    return tuple(found)
+
+
 def integer(data: Mapping[str, Any], key: str) -> int:
     """A whole number that must be there."""
     value = data.get(key)

@@ -21,9 +21,10 @@ from provisioner.controller.bridge_answers import (
     read_hello,
     read_status,
     text,
+    texts,
 )
 from provisioner.controller.bridge_script import read_marker, render_removal, render_script
-from provisioner.controller.port import FailOutcome, NodeOrder, Registration
+from provisioner.controller.port import Dial, FailOutcome, NodeOrder, Registration
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import QueueItem
@@ -194,9 +195,42 @@ class BridgeClient:
         """Let the node take no further build."""
         await self._apply({"op": "bar", "name": name})
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> bool:
-        """Delete the node; False if it was gone already."""
-        return flag(await self._apply({"op": "remove", "name": name, "lines": list(lines)}), "existed")
+    async def dial(self, name: str, dial: Dial) -> None:
+        """Have the controller dial a node: its credentials entry, then its launcher."""
+        await self._apply(
+            {
+                "op": "dial",
+                "name": name,
+                "host": dial.host,
+                "port": dial.port,
+                "host_key": dial.host_key,
+                "user": dial.user,
+                "private_key": dial.private_key,
+                "java": dial.java,
+                "java_options": " ".join(dial.java_options),
+                "prefix": dial.prefix,
+                "suffix": dial.suffix,
+                "timeout_s": max(1, round(dial.timeout_s)),
+                "retries": dial.retries,
+            }
+        )
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> bool:
+        """Delete the node, and with `credentials` its entry; False if the node was gone already."""
+        op = {"op": "remove", "name": name, "lines": list(lines), "credentials": credentials}
+        return flag(await self._apply(op), "existed")
+
+    async def credentials(self) -> tuple[str, ...]:
+        """Names of the agents that have a credentials entry with our mark."""
+        return texts(await self._apply({"op": "credentials"}), "names")
+
+    async def remove_credentials(self, name: str) -> None:
+        """Delete the credentials entry of an agent; gone already is done."""
+        await self._apply({"op": "forget", "name": name})
+
+    async def launch_tail(self, name: str, lines: int) -> tuple[str, ...]:
+        """The last lines of what the controller says about its connection to a node."""
+        return texts(await self._apply({"op": "launch_log", "name": name, "most": lines}), "lines")
 
     async def fail(
         self, request: QueueItem, *, reason: str, message: str, lines: Sequence[str], retryable: bool

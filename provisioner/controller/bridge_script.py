@@ -15,8 +15,8 @@ _PLACE = "String PROVISIONER_BRIDGE_PARAMETERS = 'e30='"
 _MARKER = "PROVISIONER-BRIDGE "
 #: In the order in which they are put together: the imports first, what installs it last.
 _PARTS = (
-    "preamble", "pipeline", "consoles", "agents", "items", "events", "failures", "verbs", "snapshot", "holders",
-    "state", "dispatching", "listeners", "http", "installation",
+    "preamble", "pipeline", "consoles", "agents", "items", "events", "failures", "dialling", "verbs", "snapshot",
+    "holders", "state", "dispatching", "listeners", "http", "installation",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from provisioner.controller.port import (
     BridgeMode,
     Controller,
     ControllerInfo,
+    Dial,
     FailOutcome,
     FateOf,
     NodeOrder,
@@ -278,12 +279,40 @@ class Connection:
             return await self._by_bridge(self._bridge.adopt(order))
         return await self._rest.adopt(order)
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
-        """Delete the node; gone already is done."""
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        """Have the controller dial an agent."""
         if self._bridged:
-            await self._by_bridge(self._bridge.remove(name, lines))
+            await self._by_bridge(self._bridge.dial(order.name, dial))
         else:
-            await self._rest.remove(name)
+            await self._rest.dialling.dial(order, dial)
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
+        """Delete the node and, if asked for, its credentials entry; gone already is done."""
+        if self._bridged:
+            await self._by_bridge(self._bridge.remove(name, lines, credentials=credentials))
+            return
+        await self._rest.remove(name)
+        if credentials:
+            await self._rest.dialling.remove_credentials(name)
+
+    async def credentials(self) -> tuple[str, ...]:
+        """Names of the agents that have a credentials entry with our mark."""
+        if self._bridged:
+            return await self._by_bridge(self._bridge.credentials())
+        return await self._rest.dialling.credentials()
+
+    async def remove_credentials(self, name: str) -> None:
+        """Delete the credentials entry of an agent; gone already is done."""
+        if self._bridged:
+            await self._by_bridge(self._bridge.remove_credentials(name))
+        else:
+            await self._rest.dialling.remove_credentials(name)
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        """The last lines of what the controller says about its connection to a node."""
+        if self._bridged:
+            return await self._by_bridge(self._bridge.launch_tail(name, lines))
+        return await self._rest.dialling.launch_tail(name, lines)
 
     async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
         """Add lines to the launch log as the build shows it."""

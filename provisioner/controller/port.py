@@ -110,9 +110,9 @@ Observation = (
 class Launcher(StrEnum):
     """Who dials whom."""
 
-    WEBSOCKET = "websocket"
-    TCP = "tcp"
-    SSH = "ssh"
+    WEBSOCKET = "websocket"  # the agent dials the controller's URL
+    TCP = "tcp"  # the agent dials the controller's agent port
+    SSH = "ssh"  # the controller dials, once `dial` has said whom; until then nobody does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +135,28 @@ class Registration:
     """A registered node."""
 
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dial:
+    """Whom the controller dials for an agent, and as whom: what Jenkins' plugin SSH Build Agents is told."""
+
+    host: str
+    port: int
+    host_key: str  # `ssh-ed25519 AAAA…`; no other is accepted
+    user: str
+    private_key: str = field(repr=False)  # in OpenSSH's form; goes into a credentials entry of the agent's own
+    java: str = "java"
+    java_options: tuple[str, ...] = ()
+    prefix: str = ""  # before and after the command that starts the agent
+    suffix: str = ""
+    timeout_s: float = 60.0  # for one try to connect
+    retries: int = 3  # further tries, a second apart
+
+
+def credentials_id(owner: str, name: str) -> str:
+    """The id of an agent's entry among the controller's credentials; its description is the mark of a node."""
+    return f"jenkins-provisioner.{owner}.{name}"
 
 
 class Fate(StrEnum):
@@ -201,8 +223,33 @@ class Controller(Protocol):
         """Tell a new session or a new sidecar's bridge about a node that exists; False if there is none."""
         ...
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
-        """Delete the node; gone already is done. `lines` end the console, where the mode can do that."""
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        """Have the controller dial an agent: its credentials entry, then its launcher. Idempotent, also half done.
+
+        A node that is dialled already is left as it is.
+
+        Raises:
+            ControllerError: code 412 where the plugin is missing, 403 where a permission is.
+        """
+        ...
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
+        """Delete the node, and with `credentials` then its entry; gone already is done.
+
+        `lines` end the console, where the mode can do that.
+        """
+        ...
+
+    async def credentials(self) -> tuple[str, ...]:
+        """Names of the agents that have a credentials entry with our mark; none where we may not see them."""
+        ...
+
+    async def remove_credentials(self, name: str) -> None:
+        """Delete the credentials entry of an agent; gone already is done."""
+        ...
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        """The last lines of what the controller says about its connection to a node; empty if there is none."""
         ...
 
     async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:

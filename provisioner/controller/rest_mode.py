@@ -23,6 +23,7 @@ from provisioner.controller.port import (
     Snapshot,
 )
 from provisioner.controller.rest import Rest
+from provisioner.controller.rest_dialling import RestDialling
 from provisioner.controller.rest_nodes import RestNodes
 from provisioner.controller.rest_views import (
     NODES_TREE,
@@ -69,6 +70,7 @@ class RestMode:
         self._monotonic = monotonic
         self._nodes = RestNodes(http, pool, owner, holder)
         self._rivals = Rivals(holder, monotonic)
+        self.dialling = RestDialling(http, pool, self._nodes, owner)
         self._labels = Labels()
         self._polling = asyncio.Lock()
         self._quieting_down = False

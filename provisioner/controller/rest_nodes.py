@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import quote, unquote
 
@@ -42,22 +42,28 @@ class RestNodes:
         """Two requests: create, read the secret. A node of that name with our mark is taken as it is.
 
         Raises:
-            ControllerError: 409 where the name is a stranger's; 400 for a transport that needs the bridge.
+            ControllerError: 409 where the name is a stranger's.
         """
-        if order.launcher is Launcher.SSH:
-            raise ControllerError(
-                f"node {order.name}: the transport ssh needs the bridge; set `bridge: auto` or another transport",
-                code=400,
-            )
+        await self.create(order, inbound(web_socket=order.launcher is Launcher.WEBSOCKET))
+        return Registration(secret=await self._secret(order.name))
+
+    async def create(self, order: NodeOrder, launcher: Mapping[str, object], *, description: str | None = None) -> None:
+        """Make the node; one of that name with our mark is taken as it is.
+
+        Args:
+            order: the node.
+            launcher: what the form says of its launcher.
+            description: the one that it has had; default: the mark and the first lines of its launch log.
+
+        Raises:
+            ControllerError: 409 where the name is a stranger's.
+        """
         text = mark(self._owner, order.name, order.request.label if order.request else None, self._holder)
-        description = "\n".join([text, *(f"[provisioner] {line}" for line in order.lines)])
-        created = await self._create(
-            order.name, description, order.labels, order.remote_fs, web_socket=order.launcher is Launcher.WEBSOCKET
-        )
+        description = description or "\n".join([text, *(f"[provisioner] {line}" for line in order.lines)])
+        created = await self._create(order.name, description, order.labels, order.remote_fs, launcher)
         if not created and not await self._is_ours(order.name):
             self._stranger(order.name)
         self._ours.add(order.name)
-        return Registration(secret=await self._secret(order.name))
 
     async def exists(self, name: str) -> bool:
         """Whether the node exists and is ours."""
@@ -108,7 +114,8 @@ class RestNodes:
             answer = await self._pool.run(self._http.get, path, op="placeholder")
             labels = [x["name"] for x in answer["assignedLabels"] if x["name"] != like]
         name = placeholder_name(self._owner)
-        await self._create(name, placeholder_mark(self._owner, kind), labels, "/nonexistent", web_socket=True)
+        waits = inbound(web_socket=True)
+        await self._create(name, placeholder_mark(self._owner, kind), labels, "/nonexistent", waits)
 
     async def clear(self, placeholders: Sequence[str]) -> None:
         """Remove helper nodes."""
@@ -116,10 +123,10 @@ class RestNodes:
             await self._delete(name)
 
     async def _create(
-        self, name: str, description: str, labels: Sequence[str], remote_fs: str, *, web_socket: bool
+        self, name: str, description: str, labels: Sequence[str], remote_fs: str, launcher: Mapping[str, object]
     ) -> bool:
         """Whether it was made now; False: there is one of that name."""
-        form = node_form(name, description, labels, remote_fs, web_socket=web_socket)
+        form = node_form(name, description, labels, remote_fs, launcher=launcher)
         try:
             await self._pool.run(
                 self._http.call, "POST", "computer/doCreateItem", op="register", form=form, expect=(200, 302)
@@ -164,12 +171,12 @@ def node_form(
     labels: Sequence[str],
     remote_fs: str,
     *,
-    web_socket: bool,
+    launcher: Mapping[str, object],
     executors: int = 1,
 ) -> dict[str, str]:
-    """The form of `computer/doCreateItem` for an inbound node that takes only builds that ask for its labels."""
+    """The form of `computer/doCreateItem` for a node that takes only builds that ask for its labels."""
     kind = "hudson.slaves.DumbSlave"
-    launcher, always = "hudson.slaves.JNLPLauncher", "hudson.slaves.RetentionStrategy$Always"
+    always = "hudson.slaves.RetentionStrategy$Always"
     node = {
         "name": name,
         "nodeDescription": description,
@@ -180,7 +187,7 @@ def node_form(
         "type": kind,
         "retentionStrategy": {"stapler-class": always, "$class": always},
         "nodeProperties": {"stapler-class-bag": "true"},
-        "launcher": {"stapler-class": launcher, "$class": launcher, "webSocket": web_socket},
+        "launcher": launcher,
     }
     return {"name": name, "type": kind, "json": json.dumps(node)}
 
@@ -197,6 +204,12 @@ def launch_secret(http: Rest, name: str, launch_file: Answer) -> str:
             f"controller {http.name}: the launch file of node {name} holds no secret", code=launch_file.status
         )
     return found[1]
+
+
+def inbound(*, web_socket: bool) -> dict[str, object]:
+    """What the form says of an agent that dials in, and of a node that is not dialled yet."""
+    launcher = "hudson.slaves.JNLPLauncher"
+    return {"stapler-class": launcher, "$class": launcher, "webSocket": web_socket}
 
 
 def _label(label: str) -> str:

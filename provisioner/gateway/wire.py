@@ -54,6 +54,7 @@ class Place:
     tls: Tls | None
     ssh: Ssh | None
     timeout_s: float
+    ssh_host: None = None  # channels need no address
 
 
 def dump_place(provider: ProviderSettings, work_dir: Path) -> dict[str, object]:

@@ -61,6 +61,8 @@ class AgentTask:
         self.log = LaunchLog(agent.name, store, clock)
         #: whether an earlier process began with this agent, so that a step may have been cut short
         self.taken_over = taken_over
+        #: the node's, while this process has it at hand; never stored
+        self.secret: str | None = None
         self._began = clock.monotonic()
         self._lived_before_s = (clock.now() - agent.created_at).total_seconds() if taken_over else 0.0
         #: when each mark was set, by the clock that does not jump; of an earlier process's as far as can be told

@@ -20,6 +20,7 @@ from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import Store
 from provisioner.telemetry.metrics import Metrics
+from provisioner.transports.dialling import Dialled
 
 log = structlog.get_logger()
 
@@ -53,6 +54,7 @@ class Desk:
     agents: dict[str, AgentTask] = field(default_factory=dict)
     by_request: dict[RequestKey, AgentTask] = field(default_factory=dict)
     book: RequestBook
+    dialled: dict[str, Dialled] = field(default_factory=dict)  # by transport
     breakers: Breakers = field(init=False)
     plan_again: asyncio.Event = field(default_factory=asyncio.Event)
     ticks: dict[str, float] = field(default_factory=dict)  # last turn of each loop, monotonic

@@ -10,6 +10,7 @@ import structlog
 
 from provisioner.backends.contract import Backend, InstanceState, Status
 from provisioner.controller.port import Controller
+from provisioner.lifecycle.dialling import Dialling
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import NEXT_STEP, LaunchError, ProvisionerError, Reason
 
@@ -86,7 +87,7 @@ async def death(task: AgentTask, backend: Backend) -> LaunchError | None:
     )
 
 
-async def take_down(task: AgentTask, controller: Controller, backend: Backend) -> None:
+async def take_down(task: AgentTask, controller: Controller, backend: Backend, dialling: Dialling) -> None:
     """Remove node and instance side by side; what succeeded is on disk even if the other one failed.
 
     Raises:
@@ -94,7 +95,7 @@ async def take_down(task: AgentTask, controller: Controller, backend: Backend) -
         LaunchError: the instance could not be removed; call again.
     """
     results = await asyncio.gather(
-        _remove_node(task, controller), _remove_instance(task, backend), return_exceptions=True
+        _remove_node(task, controller, dialling), _remove_instance(task, backend, dialling), return_exceptions=True
     )
     for result in results:
         if isinstance(result, BaseException):
@@ -108,7 +109,7 @@ async def _tail(task: AgentTask, backend: Backend) -> tuple[str, ...]:
         return ()
 
 
-async def _remove_node(task: AgentTask, controller: Controller) -> None:
+async def _remove_node(task: AgentTask, controller: Controller, dialling: Dialling) -> None:
     if task.agent.node_removed:
         return
     if AgentState.REGISTERING in task.agent.marks:
@@ -119,18 +120,19 @@ async def _remove_node(task: AgentTask, controller: Controller) -> None:
             task.log.say(summary)
             task.log.take()
         try:
-            await controller.remove(task.agent.name, lines)
+            await controller.remove(task.agent.name, lines, credentials=dialling.dials(task))
         except BaseException:
             task.log.give_back(lines)
             raise
     task.save(replace(task.agent, node_removed=True))
 
 
-async def _remove_instance(task: AgentTask, backend: Backend) -> None:
+async def _remove_instance(task: AgentTask, backend: Backend, dialling: Dialling) -> None:
     if task.agent.instance_removed:
         return
     if AgentState.STARTING in task.agent.marks:
         await backend.stop(task.agent.name, task.agent.ids)
+        await dialling.part(task)
     task.save(replace(task.agent, instance_removed=True))
 
 

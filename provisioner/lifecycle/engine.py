@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from provisioner.lifecycle.agent_task import AgentTask
+from provisioner.lifecycle.credential_sweep import CredentialSweep
 from provisioner.lifecycle.desk import Desk
 from provisioner.lifecycle.failing import Failing
 from provisioner.lifecycle.observer import Observer
@@ -39,6 +40,7 @@ class Engine:
         self.patience = Patience(desk, Outlook(self))
         self.node_sweeps = {name: NodeSweep(desk, c, self.adopt) for name, c in desk.controllers.items()}
         self.instance_sweeps = {name: InstanceSweep(desk, p) for name, p in desk.providers.items()}
+        self.credential_sweeps = {name: CredentialSweep(desk, c) for name, c in desk.controllers.items()}
         for name, sweep in self.instance_sweeps.items():
             desk.providers[name].count = sweep.look
 
@@ -115,6 +117,8 @@ class Engine:
             for name, controller in self.desk.controllers.items():
                 watch = Observer(self.desk, controller, self.node_sweeps[name]).run
                 group.create_task(self._forever(watch), name=f"watch {name}")
+                credentials = self.credential_sweeps[name].run
+                group.create_task(self._forever(credentials), name=f"credentials {name}")
             for provider in self.desk.providers.values():
                 tick = f"provider {provider.name}"
                 watch = partial(provider.watch, self.desk.clock, partial(self.desk.tick, tick))

@@ -224,6 +224,7 @@ class Operations:
         return [
             *(orphan for sweep in engine.node_sweeps.values() for orphan in sweep.orphans),
             *(orphan for sweep in engine.instance_sweeps.values() for orphan in sweep.orphans),
+            *(orphan for sweep in engine.credential_sweeps.values() for orphan in sweep.orphans),
         ]
 
     async def delete_orphans(self) -> tuple[list[Orphan], list[Orphan]]:
@@ -233,6 +234,8 @@ class Operations:
             await nodes.remove_seen()
         for instances in self._engine.instance_sweeps.values():
             await instances.remove_seen()
+        for credentials in self._engine.credential_sweeps.values():
+            await credentials.remove_seen()
         after = {(o.where, o.kind, o.id) for o in self.orphans()}
         removed = [o for o in before if (o.where, o.kind, o.id) not in after]
         return removed, [o for o in before if o not in removed]

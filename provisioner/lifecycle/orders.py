@@ -9,7 +9,7 @@ from provisioner.config import Template
 from provisioner.controller.port import Launcher, NodeOrder
 from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, QueueItem
-from provisioner.transports import agent_command
+from provisioner.transports import Setup, transport
 from provisioner.transports.java import JAR_CACHE
 
 
@@ -32,7 +32,7 @@ def node_order(
         labels=agent.labels,
         remote_fs=root,
         request=item,
-        launcher=Launcher(template.transport),
+        launcher=Launcher.SSH if transport(template.transport.value).dialled else Launcher(template.transport.value),
         lines=tuple(lines),
         started=started,
         provider=agent.provider,
@@ -50,13 +50,19 @@ def instance_order(
     secrets: Sequence[SecretFile] = (),
 ) -> Order:
     """The instance of an agent; its own secret, and those of the template, go in as files."""
+    way = transport(template.transport.value)
+    setup = Setup(name=agent.name, agent_url=agent_url, secret=secret, template=agent.spec)
     return Order(
         agent=agent.name,
         owner=agent.owner,
         image=template.image_for(backend),
-        command=agent_command(transport=template.transport, agent_url=agent_url, name=agent.name),
+        command=way.command(setup),
+        listens=way.listens,
         remote_fs=template.remote_fs,
-        files=(SecretFile(name="secret", content=secret.encode()), *secrets),
+        files=(
+            *(SecretFile(name=f.name, content=f.content, public=f.public) for f in way.files(setup)),
+            *secrets,
+        ),
         agent_jar=agent_jar,
         jars_at=f"{template.remote_fs}/{JAR_CACHE}",
         jars_of=agent_url,

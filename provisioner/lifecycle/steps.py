@@ -12,12 +12,13 @@ import structlog
 from provisioner.backends.contract import Checkpoint, Progress
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle.deadlines import connect_left_s, time_left
+from provisioner.lifecycle.dialling import DIALLED_MARK, Dialling
 from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.secret_files import secret_files
 from provisioner.lifecycle.standby import GIVEN_MARK
-from provisioner.lifecycle.telling import tell
+from provisioner.lifecycle.telling import measure, measure_queue, tell
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 
@@ -39,6 +40,7 @@ _BEFORE_CONNECTING = frozenset({AgentState.PLANNED, AgentState.REGISTERING, Agen
 _UNSTARTED = _BEFORE_CONNECTING | {AgentState.CONNECTING, AgentState.IDLE}
 #: The agent may be connected; without the bridge it may then take a build of its label.
 _MAY_BE_ONLINE = frozenset({AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE})
+_UNREACHED = "the controller did not get the agent's answer over SSH"
 
 #: So long an agent may be online without the bridge before it is replaced, although its build still waits.
 _UNTAKEN_S = 300.0
@@ -49,6 +51,7 @@ class AgentSteps:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._dialling = Dialling(desk)
         self._acts: dict[AgentState, Callable[[AgentTask], Awaitable[None]]] = {
             AgentState.PLANNED: self._plan,
             AgentState.REGISTERING: self._register,
@@ -118,7 +121,7 @@ class AgentSteps:
 
     async def _register(self, task: AgentTask) -> None:
         secret = await self._ensure_node(task)
-        self._measure_queue(task)
+        measure_queue(self._desk, task)
         task.move(AgentState.STARTING)
         await self._start_with(task, secret)
 
@@ -133,10 +136,11 @@ class AgentSteps:
         try:
             root = self._remote_root(task)
             order = node_order(task.agent, task.template, request.item if request else None, root, lines=lines)
-            return (await controller.port.register(order)).secret
+            task.secret = (await controller.port.register(order)).secret
         except BaseException:
             task.log.give_back(lines)
             raise
+        return task.secret
 
     async def _start_with(self, task: AgentTask, secret: str) -> None:
         controller, provider = self._controller(task), self._provider(task)
@@ -184,28 +188,39 @@ class AgentSteps:
         tell(self._desk, task)
 
     async def _connect(self, task: AgentTask) -> None:
-        facts = task.facts
+        facts, controller = task.facts, self._controller(task)
         connect_s = task.template.timeouts.connect_s
         deadline = task.clock.monotonic() + connect_left_s(task, connect_s)
+        dialled = self._dialling.dials(task)
+        problem, reason = f"the agent did not connect to {self._desk.agent_url(task.agent)}", Reason.CONNECT_TIMEOUT
+        looked = False
         while not (facts.online or facts.started or facts.finished or task.doomed):
             if facts.vanished:
                 raise _vanished(task)
             if await self._instance_ended(task):
                 return
-            controller = self._controller(task)
             left_s = deadline - task.clock.monotonic()
             if left_s <= 0 and controller.up:
-                await self._fail_launch(
-                    task,
-                    Reason.CONNECT_TIMEOUT,
-                    f"the agent did not connect to {self._desk.agent_url(task.agent)} within {connect_s:.0f} s",
-                )
+                if DIALLED_MARK in task.agent.marks:
+                    await self._dialling.last_words(task)
+                await self._fail_launch(task, reason, f"{problem} within {connect_s:.0f} s")
+                return
+            if dialled and DIALLED_MARK not in task.agent.marks:
+                secret = task.secret or await self._ensure_node(task)
+                unmet = await self._dialling.dial(task, secret, left_s)
+                problem = unmet.text if unmet else _UNREACHED
+                reason = Reason.NO_ADDRESS if unmet and unmet.missing_address else Reason.CONNECT_TIMEOUT
+                tell(self._desk, task)
+                continue
+            if dialled and looked and (gave_up := await self._dialling.gave_up(task)) is not None:
+                task.fail(gave_up)
                 return
             look_s = min(_LOOK_WHILE_CONNECTING_S, max(left_s, 0.5))
             await facts.wait(lambda: _news(task), task.clock, look_s)
+            looked = True
         if task.doomed:
             return
-        self._measure(task, "request_to_online_seconds", AgentState.REGISTERING)
+        measure(self._desk, task, "request_to_online_seconds", AgentState.REGISTERING)
         self._desk.connected(task.agent)
         task.move(AgentState.IDLE)
 
@@ -240,7 +255,7 @@ class AgentSteps:
         if task.doomed:
             return
         given = GIVEN_MARK in task.agent.marks
-        self._measure(task, "online_to_started_seconds", GIVEN_MARK if given else AgentState.IDLE)
+        measure(self._desk, task, "online_to_started_seconds", GIVEN_MARK if given else AgentState.IDLE)
         if facts.build_url and not task.agent.build_url:
             task.save(replace(task.agent, build_url=facts.build_url))
         task.move(AgentState.RUNNING)
@@ -298,11 +313,11 @@ class AgentSteps:
         task.move(AgentState.REMOVING)
 
     async def _remove(self, task: AgentTask) -> None:
-        await take_down(task, self._controller(task).port, self._provider(task).backend)
+        await take_down(task, self._controller(task).port, self._provider(task).backend, self._dialling)
         if AgentState.FINISHED in task.agent.marks:
             # the time for which a person kept it says nothing about us
             held = RELEASED_MARK in task.agent.marks
-            self._measure(task, "finished_to_removed_seconds", RELEASED_MARK if held else AgentState.FINISHED)
+            measure(self._desk, task, "finished_to_removed_seconds", RELEASED_MARK if held else AgentState.FINISHED)
         task.move(AgentState.REMOVED)
 
     async def _may_go(self, task: AgentTask) -> bool:
@@ -352,17 +367,6 @@ class AgentSteps:
     def _remote_root(self, task: AgentTask) -> str:
         agent = task.agent
         return self._provider(task).backend.remote_root(agent.owner, agent.name, task.template.remote_fs)
-
-    def _measure(self, task: AgentTask, phase: str, since: str) -> None:
-        mark = task.agent.marks.get(since)
-        if mark is not None:
-            self._desk.metrics.phase(phase, task.agent.controller, (task.clock.now() - mark).total_seconds())
-
-    def _measure_queue(self, task: AgentTask) -> None:
-        request = self._desk.book.get(task.agent.request)
-        if request is not None:
-            passed_s = (task.clock.now() - request.first_seen).total_seconds()
-            self._desk.metrics.phase("queue_to_request_seconds", task.agent.controller, passed_s)
 
 
 def _news(task: AgentTask) -> bool:

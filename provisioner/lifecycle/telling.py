@@ -1,4 +1,4 @@
-"""From an agent's launch log to the console of its build."""
+"""What is told of an agent while it works: lines to the console of its build, times to the metrics."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ async def _tell_now(desk: Desk, task: AgentTask) -> None:
     except Exception as error:  # noqa: BLE001  (a console that cannot be written must not harm the agent)
         task.log.give_back(lines)
         log.info("log.untold", agent=task.agent.name, problem=str(error))
+
+
+def measure(desk: Desk, task: AgentTask, phase: str, since: str) -> None:
+    """How long it is since a mark, if there is one."""
+    mark = task.agent.marks.get(since)
+    if mark is not None:
+        desk.metrics.phase(phase, task.agent.controller, (task.clock.now() - mark).total_seconds())
+
+
+def measure_queue(desk: Desk, task: AgentTask) -> None:
+    """How long its request waited."""
+    request = desk.book.get(task.agent.request)
+    if request is not None:
+        passed_s = (task.clock.now() - request.first_seen).total_seconds()
+        desk.metrics.phase("queue_to_request_seconds", task.agent.controller, passed_s)

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Protocol
 
 from provisioner.model.errors import ProvisionerError
-from provisioner.transports import websocket
+from provisioner.transports import Setup, websocket
 
 _SCRIPT = files("provisioner.loans").joinpath("machine.sh").read_text(encoding="utf-8")
 
@@ -83,7 +83,7 @@ class Machine:
         Raises:
             MachineError: it cannot.
         """
-        parts = websocket.command(agent_url=agent_url, name=self._name)[1:]
+        parts = websocket.command(Setup(name=self._name, agent_url=agent_url, secret=secret))[1:]
         places = {"{jar}": "$home/agent.jar", "{work}": "$home/work", "@{secrets}/secret": "@$home/secret"}
         command = " ".join(f'"{places[part]}"' if part in places else shlex.quote(part) for part in parts)
         jar_url = f"{agent_url}jnlpJars/agent.jar"

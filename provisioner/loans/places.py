@@ -10,7 +10,7 @@ from urllib.parse import quote
 from provisioner.cleanup.nodes import running_builds, time_ms
 from provisioner.config import Controller
 from provisioner.controller.rest import Rest
-from provisioner.controller.rest_nodes import launch_secret, node_form
+from provisioner.controller.rest_nodes import inbound, launch_secret, node_form
 from provisioner.loans.causes import AnyCauses, Causes, PlainCauses, stored_mark
 from provisioner.loans.marks import MARK, GuestMark, LoanMark, read_guest, read_loan
 from provisioner.model.errors import ControllerError
@@ -113,7 +113,9 @@ class Place:
         Raises:
             ControllerError: 409 where the name is a stranger's.
         """
-        form = node_form(mark.name, str(guest), mark.labels, root, web_socket=True, executors=mark.executors)
+        form = node_form(
+            mark.name, str(guest), mark.labels, root, launcher=inbound(web_socket=True), executors=mark.executors
+        )
         try:
             self.http.call("POST", "computer/doCreateItem", op="loan", form=form, expect=(200, 302))
         except ControllerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from provisioner.static.nodes import StaticNodes
 from provisioner.static.port import StaticPort
 from provisioner.static.stored import StoredSeats
 from provisioner.telemetry.metrics import Metrics
+from provisioner.transports import ssh
+from provisioner.transports.dialling import Dialled
 
 #: What was seen of static nodes before that is looked at anew for a request.
 _STALE_S = 0.2
@@ -55,6 +58,7 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         controllers=controllers,
         providers=providers,
         book=book,
+        dialled=dict(make_dialled()),
     )
     if static is not None:
         for agent in store.live_agents():
@@ -81,6 +85,11 @@ def make_static_nodes(settings: Settings) -> StaticNodes | None:
         cleaner=make_scheduler(settings),
         needs=needs,
     )
+
+
+def make_dialled() -> Mapping[str, Dialled]:
+    """What meets the instances of each transport with which the controller dials."""
+    return {"ssh": ssh.Direct()}
 
 
 def make_providers(settings: Settings, static: StaticNodes | None = None) -> dict[str, ProviderHandle]:

@@ -19,6 +19,7 @@ from provisioner.backends.contract import (
 )
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 from provisioner.static.nodes import StaticNodes
+from provisioner.transports.dialling import Address
 
 #: The key of an agent's record that holds its node's name.
 NODE = "node"
@@ -63,6 +64,14 @@ class StaticBackend:
             raise LaunchError(f"no node is reserved for agent {order.agent}", reason=Reason.INTERNAL_ERROR)
         yield Checkpoint(key=NODE, value=placed.node)
         yield Progress(text=f"the clean node {placed.node} is reserved for this build")
+
+    def java(self, source: str) -> str:  # noqa: ARG002
+        """The node has its own."""
+        return "java"
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:  # noqa: ARG002
+        """Nobody dials it."""
+        return None
 
     async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:  # noqa: ARG002
         """There is none: the node has its own way to the controller."""

@@ -13,6 +13,7 @@ from provisioner.controller.port import (
     BuildStarted,
     Controller,
     ControllerInfo,
+    Dial,
     FailOutcome,
     FateOf,
     ItemLeft,
@@ -186,12 +187,28 @@ class StaticPort:
             return self._nodes.placed(order.name) is not None
         return await self._inner.adopt(order)
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        """Have the controller dial an agent; a static node is connected already."""
+        await self._inner.dial(order, dial)
+
+    async def credentials(self) -> tuple[str, ...]:
+        """Names of the agents that have a credentials entry."""
+        return await self._inner.credentials()
+
+    async def remove_credentials(self, name: str) -> None:
+        """Delete the credentials entry of an agent."""
+        await self._inner.remove_credentials(name)
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        """The last lines of what the controller says about its connection to a node."""
+        return await self._inner.launch_tail(name, lines)
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
         """Give the node back, or have it deleted."""
         if await self._is_static(name):
             await self._nodes.give_back(name)
         else:
-            await self._inner.remove(name, lines)
+            await self._inner.remove(name, lines, credentials=credentials)
 
     async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
         """Add lines to the launch log as the build shows it."""

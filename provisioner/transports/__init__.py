@@ -1,33 +1,48 @@
-"""The command by which an agent connects: one module per transport, one entry in the table below."""
+"""How an agent connects: one module per transport, one entry in the table below.
+
+A transport says what the instance runs and which files it needs, and whether the controller dials. For those with
+which it does, `dialling.py` says what else there is to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from provisioner.model.errors import LaunchError, Reason
-from provisioner.transports import tcp, websocket
+from provisioner.transports import ssh, tcp, websocket
+from provisioner.transports.setup import File, Setup
 
-_COMMANDS: Mapping[str, Callable[..., tuple[str, ...]]] = {
-    "websocket": websocket.command,
-    "tcp": tcp.command,
+__all__ = ["File", "Setup", "Transport", "transport"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transport:
+    """One way to connect."""
+
+    command: Callable[[Setup], tuple[str, ...]]  # with the place holders of `backends.contract.Order`
+    files: Callable[[Setup], tuple[File, ...]]  # for the instance's secret folder
+    dialled: bool = False  # the controller dials; else the agent
+    listens: bool = False  # the command listens on `{port}`, and the controller must reach it
+
+
+_TRANSPORTS: Mapping[str, Transport] = {
+    "websocket": Transport(command=websocket.command, files=websocket.files),
+    "tcp": Transport(command=tcp.command, files=tcp.files),
+    "ssh": Transport(command=ssh.command, files=ssh.files, dialled=True, listens=True),
 }
 
 
-def agent_command(*, transport: str, agent_url: str, name: str) -> tuple[str, ...]:
-    """The command of an agent, with the place holders of `backends.contract.Order`.
-
-    Args:
-        transport: a template's `transport`.
-        agent_url: the controller as the agent reaches it.
-        name: the node's name.
+def transport(name: str) -> Transport:
+    """The transport of a template.
 
     Raises:
         LaunchError: template_invalid; no such transport here.
     """
-    command = _COMMANDS.get(transport)
-    if command is None:
+    found = _TRANSPORTS.get(name)
+    if found is None:
         raise LaunchError(
-            f"the transport `{transport}` of {name} is not built in; use one of {', '.join(sorted(_COMMANDS))}",
+            f"the transport `{name}` is not built in; use one of {', '.join(sorted(_TRANSPORTS))}",
             reason=Reason.TEMPLATE_INVALID,
         )
-    return command(agent_url=agent_url, name=name)
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from provisioner.transports.setup import File, Setup
+
 #: The start of the JVM is most of an agent's start, and processor-bound in a burst: the fast compiler alone
 #: and the collector without threads of its own, and no file for other processes to watch it by.
 #: An image may carry any Java, hence the first flag.
@@ -18,7 +20,7 @@ FLAGS = (
 JAR_CACHE = "remoting/jarCache"
 
 
-def inbound(*, agent_url: str, name: str) -> tuple[str, ...]:
+def inbound(setup: Setup) -> tuple[str, ...]:
     """The part of the command that every inbound agent has.
 
     Java is run directly, since an image may lack a shell. The secret is read from a file, since arguments are
@@ -30,11 +32,16 @@ def inbound(*, agent_url: str, name: str) -> tuple[str, ...]:
         "-jar",
         "{jar}",
         "-url",
-        agent_url,
+        setup.agent_url,
         "-secret",
         "@{secrets}/secret",
         "-name",
-        name,
+        setup.name,
         "-workDir",
         "{work}",
     )
+
+
+def secret_file(setup: Setup) -> tuple[File, ...]:
+    """The node's secret, by which an inbound agent proves itself."""
+    return (File(name="secret", content=setup.secret.encode()),)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from provisioner.transports.java import inbound
+from provisioner.transports.java import inbound, secret_file
+from provisioner.transports.setup import Setup
+
+files = secret_file
 
 
-def command(*, agent_url: str, name: str) -> tuple[str, ...]:
+def command(setup: Setup) -> tuple[str, ...]:
     """The agent's command. With a wrong secret it exits 255."""
-    return (*inbound(agent_url=agent_url, name=name), "-webSocket")
+    return (*inbound(setup), "-webSocket")

@@ -18,6 +18,7 @@ from provisioner.backends.contract import (
     Status,
 )
 from provisioner.model.errors import LaunchError
+from provisioner.transports.dialling import Address
 
 
 @dataclass
@@ -76,6 +77,13 @@ class FakeBackend:
             self.instances.pop(order.agent, None)
             return
         self.instances[order.agent].status = Status(state=InstanceState.RUNNING)
+
+    def java(self, source: str) -> str:
+        return "java"
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
+        self._check()
+        return Address(host="10.0.0.1", port=22022) if agent in self.instances else None
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         self._check()

@@ -11,6 +11,7 @@ from provisioner.controller.port import (
     BuildFinished,
     BuildStarted,
     ControllerInfo,
+    Dial,
     FailOutcome,
     Fate,
     FateOf,
@@ -57,6 +58,9 @@ class FakeController:
         self.jar = b"jar"
         self.others_serve = False
         self.quieting_down = False
+        self.entries: set[str] = set()  # agents with a credentials entry
+        self.dialled: dict[str, Dial] = {}
+        self.launch_log: dict[str, tuple[str, ...]] = {}
         self.given: list[tuple[str, QueueItem]] = []
         self._seen: asyncio.Queue[Observation] = asyncio.Queue()
         self._ids = 0
@@ -203,8 +207,27 @@ class FakeController:
         node.view = replace(node.view, known=True, started_once=order.started)
         return True
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        self._check("dial")
+        self.entries.add(order.name)
+        self.dialled[order.name] = dial
+
+    async def credentials(self) -> tuple[str, ...]:
+        self._check("credentials")
+        return tuple(sorted(self.entries))
+
+    async def remove_credentials(self, name: str) -> None:
+        self._check("remove_credentials")
+        self.entries.discard(name)
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        self._check("launch_tail")
+        return self.launch_log.get(name, ())[-lines:]
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
         self._check("remove")
+        if credentials:
+            self.entries.discard(name)
         node = self.nodes.pop(name, None)
         if node is not None:
             node.lines.extend(lines)

@@ -17,11 +17,13 @@ from provisioner.controller.port import (
     BuildFinished,
     BuildStarted,
     ControllerInfo,
+    Dial,
     FailOutcome,
     Fate,
     FateOf,
     ItemBuildable,
     ItemLeft,
+    Launcher,
     NodeOffline,
     NodeOnline,
     NodeOrder,
@@ -77,6 +79,7 @@ class Node:
     known: bool = True
     connects_at_s: float | None = None
     cut_off_at_s: float | None = None
+    dialled: bool = False
 
 
 class FakeJenkins:
@@ -93,6 +96,7 @@ class FakeJenkins:
         self.works: list[Work] = []
         self.items: dict[int, Work] = {}
         self.nodes: dict[str, Node] = {}
+        self.entries: set[str] = set()  # agents with a credentials entry
         self.fates: dict[RequestKey, FateOf] = {}
         self.registered: list[str] = []
         self.told: list[tuple[str, ...]] = []
@@ -263,6 +267,8 @@ class FakeJenkins:
         node.cut_off_at_s = now if node.cut_off_at_s is None else node.cut_off_at_s
         if now - node.cut_off_at_s > CUT_OFF_S - 2 * _SNAPSHOT_EVERY_S:
             self.excuse(name)  # who does not come back for so long is given up
+        if node.order.launcher is Launcher.SSH and not node.dialled:
+            return  # nobody has told the controller yet whom to dial
         if node.connects_at_s is None:
             node.connects_at_s = now + self.connect_s
         if now >= node.connects_at_s and self.down is None:
@@ -464,8 +470,32 @@ class FakeJenkins:
             node.started = order.started or node.work is not None
         return True
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        self._call("dial")
+        if self.mode is BridgeMode.OFF:  # entry first, and a node that is missing is made
+            self.entries.add(order.name)
+            self.nodes.setdefault(order.name, Node(order=order, stored_labels=frozenset(order.labels)))
+        elif order.name not in self.nodes:
+            raise ControllerError(f"there is no node {order.name}", code=410)
+        self.entries.add(order.name)
+        self.nodes[order.name].dialled = True
+
+    async def credentials(self) -> tuple[str, ...]:
+        self._call("credentials")
+        return tuple(sorted(self.entries))
+
+    async def remove_credentials(self, name: str) -> None:
+        self._call("remove_credentials")
+        self.entries.discard(name)
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        self._call("launch_tail")
+        return ()
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
         self._call("remove")
+        if credentials:
+            self.entries.discard(name)
         node = self.nodes.pop(name, None)
         if node is not None and node.work is not None:
             self._end(node, "lost: its node was removed under it")

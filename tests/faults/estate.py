@@ -29,6 +29,7 @@ from provisioner.records.store import Store
 from provisioner.routing.match import Router
 from provisioner.telemetry.metrics import Metrics
 from tests.fakes.clock import VirtualClock, VirtualLoop
+from tests.fakes.dialled import FakeDialled
 from tests.fakes.engine import FakeEngine
 from tests.fakes.jenkins import FakeJenkins, Work
 from tests.faults.mortal import Killed, Life, MortalBackend, MortalController, MortalStore, Reaper, immortal
@@ -128,6 +129,7 @@ class Estate:
                 for p in self.settings.providers
             },
             book=RequestBook(self.store, self.clock, Router(templates), {t.name: t.retries for t in templates}),
+            dialled={"ssh": FakeDialled()},
         )
         restore_drained(self.desk)
         self.engine = Engine(self.desk)
@@ -251,6 +253,7 @@ class Estate:
         return (
             all(work.over for work in self.jenkins.works)
             and not self.jenkins.nodes
+            and not self.jenkins.entries
             and all(engine.empty for engine in self.engines.values())
             and not self.desk.agents
         )

@@ -17,6 +17,7 @@ from provisioner.backends.contract import Backend, Checkpoint, Ended, Found, Lis
 from provisioner.controller.port import (
     Controller,
     ControllerInfo,
+    Dial,
     FailOutcome,
     FateOf,
     NodeOrder,
@@ -26,6 +27,7 @@ from provisioner.controller.port import (
 )
 from provisioner.model.queue import QueueItem, RequestKey
 from provisioner.records.store import Store
+from provisioner.transports.dialling import Address
 
 
 class Killed(BaseException):
@@ -185,8 +187,22 @@ class MortalController:
     async def adopt(self, order: NodeOrder) -> bool:
         return bool(await self._life.act("adopt", lambda: self._port.adopt(order)))
 
-    async def remove(self, name: str, lines: Sequence[str] = ()) -> None:
-        await self._life.act("remove node", lambda: self._port.remove(name, lines))
+    async def dial(self, order: NodeOrder, dial: Dial) -> None:
+        await self._life.act("dial", lambda: self._port.dial(order, dial))
+
+    async def remove(self, name: str, lines: Sequence[str] = (), *, credentials: bool = False) -> None:
+        await self._life.act("remove node", lambda: self._port.remove(name, lines, credentials=credentials))
+
+    async def credentials(self) -> tuple[str, ...]:
+        self._life.check()
+        return await self._port.credentials()
+
+    async def remove_credentials(self, name: str) -> None:
+        await self._life.act("remove credentials", lambda: self._port.remove_credentials(name))
+
+    async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
+        self._life.check()
+        return await self._port.launch_tail(name, lines)
 
     async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
         await self._life.ask("tell", lambda: self._port.tell(name, request, lines))
@@ -254,6 +270,13 @@ class MortalBackend:
             if step is None:
                 return
             yield step
+
+    def java(self, source: str) -> str:
+        return self._backend.java(source)
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
+        self._life.check()
+        return await self._backend.address(agent, ids)
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         await self._life.act("stop", lambda: self._backend.stop(agent, ids))

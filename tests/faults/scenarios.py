@@ -184,10 +184,20 @@ _MISSING = ("ended: image_not_found",)
 _EXITED = ("ended: agent_exited",)
 _UNCONNECTED = ("ended: connect_timeout",)
 _OFF = BridgeMode.OFF
+_SSH = {"transport": "ssh"}
 
 SCENARIOS = (
     Scenario(name="a build", play=one),
     Scenario(name="a build without the bridge", play=one, mode=_OFF),
+    Scenario(name="a build over SSH", play=one, template=_SSH),
+    Scenario(name="a build over SSH without the bridge", play=one, template=_SSH, mode=_OFF),
+    Scenario(
+        name="cancelled before it is dialled",
+        play=long_pull,
+        then={6: cancel},
+        ends=(_RAN_OR_CANCELLED,),
+        template=_SSH,
+    ),
     Scenario(name="a Pipeline over a restart of Jenkins", play=one_pipeline, then={12: restart}),
     Scenario(name="an image that is missing", play=bad_image, ends=(_MISSING,)),
     Scenario(name="a launch that works at the second try", play=exits(1), ends=(("ran",),), most_agents=2),

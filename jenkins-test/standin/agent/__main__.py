@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from channel import Refused, connect
+from channel import Refused, Streams, connect
 from scripts import Scripts
 
 FLAGS = {"-webSocket", "-noReconnect", "-noreconnect", "-headless", "-text", "-noCertificateCheck", "-noKeepAlive"}
@@ -68,11 +68,28 @@ def serve(channel, scripts: Scripts) -> None:
             channel.send(message)
 
 
+def over_streams(given: dict) -> int:
+    """Launched by the controller: its standard streams are the channel, and it ends with them."""
+    work_dir = os.path.abspath(given.get("-workDir", "."))
+    os.makedirs(os.path.join(work_dir, given.get("-internalDir", "remoting")), exist_ok=True)
+    scripts = Scripts(work_dir)
+    channel = Streams()
+    channel.send({"op": "ready"})
+    try:
+        serve(channel, scripts)
+    except OSError:
+        pass
+    scripts.disconnected()
+    return 0
+
+
 def main(args: list) -> int:
     if "-version" in args:
         print("3248.v65ecb_254c298")
         return 0
     given = options(args)
+    if "-url" not in given:
+        return over_streams(given)
     for needed in ("-url", "-secret", "-name"):
         if needed not in given:
             raise usage(f"{needed} is required")

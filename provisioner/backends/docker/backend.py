@@ -26,8 +26,9 @@ from provisioner.backends.contract import (
     Status,
 )
 from provisioner.backends.docker import reading, removal
+from provisioner.backends.docker.addressing import Addressing
 from provisioner.backends.docker.channel import attach
-from provisioner.backends.docker.container import limits_text
+from provisioner.backends.docker.container import JAVA_AT, limits_text
 from provisioner.backends.docker.engine import Engine, RefusedError, Tls, name
 from provisioner.backends.docker.faults import read_error, removal_error, start_error
 from provisioner.backends.docker.fetched import FetchedJars
@@ -39,6 +40,7 @@ from provisioner.backends.docker.verifying import place_problems
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
 from provisioner.model.errors import NEXT_STEP, LaunchError, Reason
+from provisioner.transports.dialling import Address
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +60,7 @@ class DockerBackend:
         java: the Java program in the images.
         timeout_s: the longest wait for one answer, pulls apart.
         registries: user and password by registry host.
+        ssh_host: a name of the engine's host as the controller reaches it, where it does not reach containers.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class DockerBackend:
         java: str = "java",
         timeout_s: float = 60.0,
         registries: Mapping[str, tuple[str, str]] | None = None,
+        ssh_host: str | None = None,
     ) -> None:
+        self._java = java
         self._network = network
         self._runtime = runtime
         self._timeout_s = timeout_s
@@ -89,6 +94,7 @@ class DockerBackend:
             check=self._turns.check,
         )
         self._fetched = FetchedJars(self._engine)
+        self._addressing = Addressing(self._engine, network=network, host=ssh_host)
         self._launching = Launching(
             engine=self._engine,
             images=self._images,
@@ -97,6 +103,7 @@ class DockerBackend:
             java=java,
             network=network,
             runtime=runtime,
+            addressing=self._addressing,
         )
 
     async def open(self) -> None:
@@ -193,6 +200,14 @@ class DockerBackend:
         except RefusedError as refused:
             if refused.code not in (404, 409):  # gone, or ended
                 raise removal_error(refused, f"container {agent}") from refused
+
+    def java(self, source: str) -> str:
+        """The injected one, or the one of the images."""
+        return f"{JAVA_AT}/bin/java" if source == "injected" else self._java
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
+        """The container's own address, a port of the engine's host that is mapped to it, or that host's own."""
+        return await self._in(self._reads, self._addressing.look, agent, ids)
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """Kill and remove the container, its anonymous volumes and its secret volume."""

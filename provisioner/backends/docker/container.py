@@ -20,6 +20,21 @@ WORKSPACE_OF_KEY = "jenkins-provisioner.workspace.of"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
+#: Where a command listens that has a network of its own; any user may listen there.
+PORT = 22022
+#: Our own SSH server, where all containers of an engine share it.
+SSHD_AT = "/opt/jenkins-provisioner-sshd"
+SSHD = (f"{SSHD_AT}/bin/python", "-I", "-S", f"{SSHD_AT}/sshd")
+PORT_KEY = "jenkins-provisioner.port"
+
+
+class Port(NamedTuple):
+    """Where a container's command listens."""
+
+    number: int
+    published: bool  # the engine maps a port of its host to it
+
+
 class Cache(NamedTuple):
     """A named volume that outlives the agent."""
 
@@ -57,17 +72,27 @@ def workspace_at(order: Order) -> str:
     return f"{order.remote_fs.rstrip('/')}/workspace"
 
 
-def command(order: Order, java: Sequence[str]) -> list[str]:
+def command(order: Order, java: Sequence[str], *, port: int = PORT) -> list[str]:
     """The order's command with the paths as the container sees them.
 
     Args:
         order: with place holders in its command.
         java: the program, and options that come first.
+        port: on which it listens, if it does.
     """
     program, *options = java
-    places = {"{java}": program, "{jar}": f"{JAR_AT}/agent.jar", "{secrets}": SECRETS_AT, "{work}": order.remote_fs}
+    places = {
+        "{java}": program,
+        "{jar}": f"{JAR_AT}/agent.jar",
+        "{secrets}": SECRETS_AT,
+        "{work}": order.remote_fs,
+        "{port}": str(port),
+    }
     words: list[str] = []
     for asked in order.command:
+        if asked == "{sshd}":
+            words += SSHD
+            continue
         word = asked
         for place, value in places.items():
             word = word.replace(place, value)
@@ -83,6 +108,7 @@ def body(
     runtime: str | None,
     shared: Sequence[Mapping[str, object]],
     workspace: Workspace | None = None,
+    port: Port | None = None,
 ) -> dict[str, object]:
     """The request that makes the container.
 
@@ -93,11 +119,12 @@ def body(
         runtime: what runs it.
         shared: mounts of what all containers share.
         workspace: what outlives it of its work folder.
+        port: where its command listens, if it does.
 
     The secret volume is writable, since the engine puts no file into a read-only one; its folder and files
     belong to root and to the agent's user, each with no more rights than it needs.
     """
-    words = command(order, java)
+    words = command(order, java, port=port.number if port else PORT)
     mounts: list[dict[str, object]] = [
         _volume(order.agent, SECRETS_AT, marks(order.owner, order.agent)),
         *(_volume(cache.volume, cache.at, {CACHE_KEY: cache.name}) for cache in caches(order)),
@@ -121,16 +148,20 @@ def body(
         host["NetworkMode"] = network
     if runtime:
         host["Runtime"] = runtime
+    if port and port.published:
+        host["PortBindings"] = {f"{port.number}/tcp": [{"HostPort": ""}]}
     made: dict[str, object] = {
         "Image": order.image,
         "Entrypoint": words[:1],
         "Cmd": words[1:],
         "WorkingDir": order.remote_fs,
         "Env": [f"{key}={value}" for key, value in {**order.env, **_secret_paths(order)}.items()],
-        "Labels": labels,
+        "Labels": {**labels, **({PORT_KEY: str(port.number)} if port else {})},
         "Healthcheck": {"Test": ["NONE"]},  # the image's own is for its own command
         "HostConfig": host,
     }
+    if port and port.published:
+        made["ExposedPorts"] = {f"{port.number}/tcp": {}}
     if order.channel:
         # who opens the channel holds the input: when they go, it ends, and the agent with it
         made |= dict.fromkeys(("OpenStdin", "StdinOnce", "AttachStdin", "AttachStdout", "AttachStderr"), True)

@@ -50,7 +50,9 @@ class Filling:
         open_to, folder_mode = (0o444, 0o777) if uid is None else (0o400, 0o755)
         archive = Archive()
         for file in order.files:
-            archive.file(f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=open_to)
+            archive.file(
+                f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=0o444 if file.public else open_to
+            )
         linked = {file.at: f"{SECRETS_AT}/{file.name}" for file in order.files if file.at}
         inside = [*(cache.at for cache in caches(order)), *([workspace_at(order)] if order.workspace_of else [])]
         above = self._missing_above([*linked, *inside], order, labels)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
+from provisioner.backends.docker.addressing import Addressing
 from provisioner.backends.docker.class_data import ClassData, Jvm
 from provisioner.backends.docker.container import JAVA_AT, body, marks
 from provisioner.backends.docker.engine import Engine, RefusedError, name
@@ -44,6 +45,7 @@ class Launching:
         java: the Java program in the images.
         network: what containers join.
         runtime: what runs them.
+        addressing: the ports on which they listen.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Launching:
         java: str,
         network: str | None,
         runtime: str | None,
+        addressing: Addressing,
     ) -> None:
+        self._addressing = addressing
         self._engine = engine
         self._images = images
         self._check = check
@@ -90,7 +94,13 @@ class Launching:
         asked, java, shared = self._prepared(order)
         with self._workspaces.taken(order) as workspace:
             wanted = body(
-                asked, java=java, network=self._network, runtime=self._runtime, shared=shared, workspace=workspace
+                asked,
+                java=java,
+                network=self._network,
+                runtime=self._runtime,
+                shared=shared,
+                workspace=workspace,
+                port=self._addressing.port() if order.listens else None,
             )
             return self._make(order, wanted)
 

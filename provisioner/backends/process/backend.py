@@ -12,6 +12,8 @@ import os
 import platform
 import shutil
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ from provisioner.backends.process.launcher import Launch, launch
 from provisioner.backends.process.proc import ProcessId
 from provisioner.backends.turns import Turns
 from provisioner.model.errors import LaunchError, Reason
+from provisioner.transports.dialling import Address
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,9 +59,13 @@ class ProcessBackend:
         work_dir: where the agents' folders are; one per machine, shared by any number of owners.
         java: the Java program; default: the one in PATH.
         grace_s: what a process has between SIGTERM and SIGKILL.
+        ssh_host: this machine as the controller reaches it; None: they share it.
     """
 
-    def __init__(self, *, work_dir: Path, java: str | None = None, grace_s: float = 2.0) -> None:
+    def __init__(
+        self, *, work_dir: Path, java: str | None = None, grace_s: float = 2.0, ssh_host: str | None = None
+    ) -> None:
+        self._ssh_host = ssh_host
         self._work_dir = work_dir.absolute()
         self._java = java or "java"
         self._grace_s = grace_s
@@ -99,7 +106,7 @@ class ProcessBackend:
 
     async def verify(self, order: Order) -> tuple[str, ...]:
         """Whether the command's program is on this machine."""
-        program = order.command[0].replace("{java}", self._java)
+        program = self._java if order.command[0] == "{sshd}" else order.command[0].replace("{java}", self._java)
         if shutil.which(program, path=_environment(order).get("PATH")) is None:
             return (f"there is no program `{program}` on this machine; install it or set the provider's `java`",)
         if any(file.at for file in order.files):
@@ -175,14 +182,22 @@ class ProcessBackend:
                 reason=Reason.DISK_FULL if error.errno in _FULL else Reason.CREATE_REJECTED,
                 retryable=True,
             ) from error
+        port = 0
+        if order.listens:
+            port = _free_port()
+            folder.save_port(port)
         places = {
+            "{port}": str(port),
             "{java}": self._java,
             "{jar}": str(jar),
             "{secrets}": str(folder.secrets),
             "{work}": str(folder.work),
         }
-        command = []
+        command: list[str] = []
         for word in order.command:
+            if word == "{sshd}":
+                command += SSHD
+                continue
             for place, value in places.items():
                 word = word.replace(place, value)  # noqa: PLW2901  (one word, four places)
             command.append(word)
@@ -195,6 +210,16 @@ class ProcessBackend:
         if folder is None:
             raise LaunchError(f"the process of {agent} is gone", reason=Reason.AGENT_LOST)
         return open_pipes(folder)
+
+    def java(self, source: str) -> str:  # noqa: ARG002  (contract)
+        """The provider's Java."""
+        return self._java
+
+    async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:  # noqa: ARG002  (contract)
+        """A port of this machine."""
+        folder = await self._in(self._reads, self._find, agent)
+        port = folder.port() if folder else None
+        return None if port is None else Address(host=self._ssh_host or "127.0.0.1", port=port)
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         """End the whole session and every stray with the agent's mark, then remove the folder."""
@@ -328,6 +353,17 @@ class ProcessBackend:
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(*args, **kwargs))
+
+
+#: Our own SSH server, run by the Python that runs us and by nothing of its surroundings.
+SSHD = (sys.executable, "-I", "-m", "provisioner.sshd")
+
+
+def _free_port() -> int:
+    """A port that nothing listens on; somebody may take it before the agent does, and its launch fails."""
+    with socket.socket() as held:
+        held.bind(("", 0))
+        return int(held.getsockname()[1])
 
 
 _FULL = frozenset({28, 122})  # ENOSPC, EDQUOT

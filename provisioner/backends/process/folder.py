@@ -3,6 +3,7 @@
 The layout::
 
     WORK_DIR/OWNER/AGENT/        0700; its existence is the intent to start a process
+        port                     on which the command listens, if it does
         process                  number and start time of the launcher, before it may run anything
         started                  made by the launcher as it goes on to the command
         exit                     the command's exit code
@@ -120,6 +121,18 @@ class Folder:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as out:
                 out.write(file.content)
+
+    def save_port(self, port: int) -> None:
+        """Write down where the command is to listen."""
+        (self.path / "port").write_text(str(port))
+
+    def port(self) -> int | None:
+        """Where the command listens; None if it does not."""
+        try:
+            text = (self.path / "port").read_text()
+        except OSError:
+            return None
+        return int(text) if text.isdigit() else None
 
     def save_process(self, process: ProcessId) -> None:
         """Write down the launcher, at once or not at all."""

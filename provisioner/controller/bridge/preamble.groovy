@@ -55,6 +55,7 @@ import hudson.remoting.VirtualChannel
 import hudson.security.ACL
 import hudson.security.ACLContext
 import hudson.slaves.Cloud
+import hudson.slaves.ComputerLauncher
 import hudson.slaves.ComputerListener
 import hudson.slaves.DumbSlave
 import hudson.slaves.JNLPLauncher

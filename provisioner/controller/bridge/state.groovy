@@ -1,7 +1,7 @@
 /** The state of one installation, and what Jenkins' listeners tell it. */
 @CompileStatic
 class ProvisionerBridge {
-    static final String VERSION = '1.0.0'
+    static final String VERSION = '1.1.0'
     static final int PROTOCOL = 1
     static final String MARK = 'jenkins-provisioner.owner='
     static final int MOST_READERS = 32

@@ -51,6 +51,10 @@ class ProvisionerBridgeVerbs {
                 case 'remove': return remove(owner, op)
                 case 'fail': return failures.fail(op)
                 case 'explain': return failures.explain(op)
+                case 'dial': return ProvisionerBridgeSsh.dial(ownNode(ProvisionerBridgeFields.text(op, 'name'), owner), owner, op)
+                case 'forget': return [ok: true, existed: ProvisionerBridgeSsh.forget(owner, ProvisionerBridgeFields.text(op, 'name'))] as Map<String, Object>
+                case 'credentials': return [ok: true, names: ProvisionerBridgeSsh.names(owner)] as Map<String, Object>
+                case 'launch_log': return ProvisionerBridgeSsh.launchLog(ownNode(ProvisionerBridgeFields.text(op, 'name'), owner), op)
                 default: throw new ProvisionerBridgeRefusal(400, "no such op: ${op.get('op')}")
             }
         } catch (ProvisionerBridgeRefusal refusal) {
@@ -90,10 +94,20 @@ class ProvisionerBridgeVerbs {
         return ((SlaveComputer) computer).getJnlpMac()
     }
 
+    static Node nodeOf(String owner, String name, String remoteFs, ComputerLauncher launcher) {
+        DumbSlave made = new DumbSlave(name, remoteFs, launcher)
+        made.setNodeDescription(ProvisionerBridge.mark(owner, name))
+        made.setNumExecutors(1)
+        made.setMode(Node.Mode.EXCLUSIVE)
+        made.setLabelString('')
+        made.setRetentionStrategy(RetentionStrategy.Always.INSTANCE)
+        return made
+    }
+
     private Map<String, Object> register(String owner, Map<String, Object> op) {
         String name = ProvisionerBridgeFields.text(op, 'name')
         String launcher = ProvisionerBridgeFields.text(op, 'launcher')
-        if (launcher != 'websocket' && launcher != 'tcp') {
+        if (!(launcher in ['websocket', 'tcp', 'ssh'])) {
             throw new ProvisionerBridgeRefusal(400, "launcher ${launcher} is not known to bridge ${ProvisionerBridge.VERSION}")
         }
         Map<String, Object> wanted = ProvisionerBridgeFields.request(op, false)
@@ -109,14 +123,8 @@ class ProvisionerBridgeVerbs {
             if (node == null) {
                 JNLPLauncher dial = new JNLPLauncher(true)
                 dial.setWebSocket(launcher == 'websocket')
-                DumbSlave made = new DumbSlave(name, ProvisionerBridgeFields.text(op, 'remote_fs'), dial)
-                made.setNodeDescription(ProvisionerBridge.mark(owner, name))
-                made.setNumExecutors(1)
-                made.setMode(Node.Mode.EXCLUSIVE)
-                made.setLabelString('')
-                made.setRetentionStrategy(RetentionStrategy.Always.INSTANCE)
-                Jenkins.get().addNode(made)
-                node = made
+                node = nodeOf(owner, name, ProvisionerBridgeFields.text(op, 'remote_fs'), dial)
+                Jenkins.get().addNode(node)
             } else {
                 Jenkins.get().updateNode(node)
             }
@@ -222,6 +230,7 @@ class ProvisionerBridgeVerbs {
             Jenkins.get().removeNode(node)
         }
         if (agent != null && agent.owner == owner) bridge.forgetAgent(agent)
+        if (op.get('credentials') == true) ProvisionerBridgeSsh.forget(owner, name)
         return [ok: true, existed: node != null] as Map<String, Object>
     }
 }

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from xml.etree import ElementTree as ET
 
 from scripted_controller import JENKINS, Asked, Script
 
 HTML = b"<html>"
+STORE = "/credentials/store/system/domain/_"
 PLACEHOLDER_TASK = "org.jenkinsci.plugins.workflow.support.steps.ExecutorStepExecution$PlaceholderTask"
 
 
@@ -28,6 +30,9 @@ class SmallJenkins:
         script.call("GET", "/queue/api/json", lambda _a: self._json({"items": self._items()}))
         script.call("POST", "/computer/doCreateItem", self._create)
         script.call("POST", "/queue/cancelItem", self._cancel)
+        self.entries: dict[str, str] = {}  # XML by id
+        script.call("POST", f"{STORE}/createCredentials", self._create_entry)
+        script.call("GET", f"{STORE}/api/json", lambda _a: self._json({"credentials": self._entries()}))
 
     # -- what a test arranges
 
@@ -39,6 +44,7 @@ class SmallJenkins:
             "barred": False,
             "cause": "",
             "running": None,
+            "dials": False,
         }
         at = f"/computer/{name}"
         for method, path, answering in (
@@ -138,6 +144,7 @@ class SmallJenkins:
             "assignedLabels": [{"name": x} for x in node["labels"]],
             "offline": node["offline"] or node["barred"],
             "temporarilyOffline": node["barred"],
+            "launchSupported": node["dials"],
             "offlineCauseReason": node["cause"],
             "idle": node["running"] is None,
             "executors": [{"currentExecutable": node["running"]}],
@@ -158,12 +165,39 @@ class SmallJenkins:
         text = f"<jnlp><application-desc>{arguments}</application-desc></jnlp>"
         return 200, {"Content-Type": "application/x-java-jnlp-file"}, text.encode()
 
+    def entry(self, name: str, text: str) -> None:
+        self.entries[name] = text
+        at = f"{STORE}/credential/{name}"
+        for method, path, answering in (("GET", f"{at}/api/json", self._entry), ("POST", f"{at}/doDelete", self._drop)):
+            self.script.answers.pop((method, path), None)
+            self.script.call(method, path, answering)
+
+    def _entries(self) -> list[dict[str, str]]:
+        told = {name: ET.fromstring(text).findtext("description") or "" for name, text in self.entries.items()}
+        return [{"id": name, "description": description} for name, description in told.items()]
+
+    def _create_entry(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
+        name = ET.fromstring(asked.body).findtext("id") or ""
+        if name in self.entries:
+            return 409, JENKINS, b""
+        self.entry(name, asked.body.decode())
+        return 200, JENKINS, b""
+
+    def _entry(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
+        found = [e for e in self._entries() if e["id"] == asked.path.split("/")[7]]
+        return self._json(found[0]) if found else (404, JENKINS, HTML)
+
+    def _drop(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
+        gone = self.entries.pop(asked.path.split("/")[7], None)
+        return (302, {"Location": "http://elsewhere/x"}, b"") if gone else (404, JENKINS, HTML)
+
     def _create(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
         form = json.loads(asked.form["json"])
         if form["name"] in self.nodes:
             return 400, {**JENKINS, "X-Error": f"Agent called  {form['name']}  already exists"}, HTML
         self.created_forms.append(form)
-        self.node(form["name"], form["labelString"], form["nodeDescription"])
+        node = self.node(form["name"], form["labelString"], form["nodeDescription"])
+        node["dials"] = form["launcher"]["$class"] == "hudson.plugins.sshslaves.SSHLauncher"
         return 302, {"Location": "http://elsewhere/computer/"}, b""
 
     def _delete(self, asked: Asked) -> tuple[int, Mapping[str, str], bytes]:

@@ -9,7 +9,7 @@ from scripted_controller import JENKINS, Script
 from small_jenkins import SmallJenkins
 
 from provisioner.controller.labels import LINGER_S
-from provisioner.controller.port import FailOutcome, Fate, Launcher, NodeOrder
+from provisioner.controller.port import FailOutcome, Fate, NodeOrder
 from provisioner.controller.rest import Rest
 from provisioner.controller.rest_mode import RestMode
 from provisioner.controller.rest_views import BAR_REASON, mark
@@ -290,12 +290,6 @@ async def test_barring_twice_bars(mode: RestMode, jenkins: SmallJenkins, control
     ]
     await mode.bar("maven-x")
     assert jenkins.nodes["maven-x"]["barred"] is True
-
-
-async def test_the_ssh_transport_is_refused_with_the_way_out(mode: RestMode, jenkins: SmallJenkins) -> None:
-    with pytest.raises(ControllerError, match="needs the bridge"):
-        await mode.register(order(launcher=Launcher.SSH))
-    assert jenkins.nodes == {}
 
 
 async def test_labels_that_jenkins_would_split_are_quoted(mode: RestMode, jenkins: SmallJenkins) -> None:

@@ -21,6 +21,7 @@ from provisioner.routing.match import Router
 from provisioner.telemetry.metrics import Metrics
 from tests.fakes.backend import FakeBackend
 from tests.fakes.controller import FakeController
+from tests.fakes.dialled import FakeDialled
 
 
 def settings(tmp_path: Path, **template: Any) -> Settings:
@@ -64,6 +65,7 @@ class House:
         self.backend = backend
         self.backends = {p.name: backend if p.name == "box" else FakeBackend() for p in configured.providers}
         self.clock = ShiftedClock()
+        self.dialled = FakeDialled()
         self._running: asyncio.Task[None] | None = None
 
     def revive(self) -> None:
@@ -89,6 +91,7 @@ class House:
                 {t.name: t.retries for t in templates},
                 self.settings.limits.labels,
             ),
+            dialled={"ssh": self.dialled},
         )
         self.engine = Engine(self.desk)
         self.engine.take_over()
