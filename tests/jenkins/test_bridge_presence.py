@@ -69,7 +69,7 @@ async def test_it_is_there_once_however_often_it_is_put_in(rig: Rig) -> None:
 
 
 async def test_an_older_bridge_does_not_replace_a_newer_one(rig: Rig) -> None:
-    newer = render_script(replace=True).replace("VERSION = '1.0.0'", "VERSION = '1.10.0'")
+    newer = render_script(replace=True).replace("VERSION = '1.1.0'", "VERSION = '1.10.0'")
     assert read_marker(rig.jenkins.script(newer))["installed"] is True
     try:
         assert not await rig.client.install(replace=True)

@@ -173,7 +173,7 @@ def test_wrong_protocol_owner_and_method_are_told_apart(standin: StandinProcess)
     assert ask(standin, "GET", hello).status == 405
     assert ask(standin, "GET", "provisioner-bridge/status", auth=None).status == 403
     status = call(standin, "status")
-    assert (status["mode"], status["protocol"], status["bridge"]) == ("init", [1], "1.0.0")
+    assert (status["mode"], status["protocol"], status["bridge"]) == ("init", [1], "1.1.0")
 
 
 def test_the_script_console_puts_the_bridge_in_and_takes_it_out() -> None:
@@ -187,7 +187,7 @@ def test_the_script_console_puts_the_bridge_in_and_takes_it_out() -> None:
         assert ask(standin, "GET", "provisioner-bridge/status").status == 404
         first = install(render_script())
         assert first["installed"] is True
-        assert install(render_script()) == {"installed": False, "found": "1.0.0"}
+        assert install(render_script()) == {"installed": False, "found": "1.1.0"}
         second = install(render_script(replace=True))
         assert second["epoch"] != first["epoch"]
         assert call(standin, "status")["mode"] == "script"

@@ -72,17 +72,17 @@ def test_in_looked_at_and_out_again(verb: Verb, standin: StandinProcess) -> None
     where = ("--controller", "here")
     assert verb("status", *where)[1].splitlines()[1].split()[:2] == ["here", "none"]
     assert verb("remove", *where) == (0, "here: there was no bridge\n", "")
-    assert verb("install", *where) == (0, "here: bridge 1.0.0 is in\n", "")
-    assert verb("install", *where) == (0, "here: bridge 1.0.0 is there already; nothing was changed\n", "")
+    assert verb("install", *where) == (0, "here: bridge 1.1.0 is in\n", "")
+    assert verb("install", *where) == (0, "here: bridge 1.1.0 is there already; nothing was changed\n", "")
     status, out, _ = verb("status", "--json", *where)
     (told,) = json.loads(out)["controllers"]
     assert status == 0
-    assert (told["mode"], told["bridge"], told["protocol"], told["events_lost"]) == ("script", "1.0.0", [1], 0)
+    assert (told["mode"], told["bridge"], told["protocol"], told["events_lost"]) == ("script", "1.1.0", [1], 0)
     assert set(told["listeners"].values()) == {1}
     _, out, _ = verb("status", *where)
     head, row = out.splitlines()
     assert head.split() == ["CONTROLLER", "BRIDGE", "MODE", "SESSION", "LISTENERS", "READERS", "LOST", "OWNERS"]
-    assert row.split()[:3] == ["here", "1.0.0", "script"]
+    assert row.split()[:3] == ["here", "1.1.0", "script"]
     status, out, _ = verb("remove", *where)
     assert (status, out[:23]) == (0, "here: the bridge is out")
     assert ask(standin, "GET", "provisioner-bridge/status").status == 404
@@ -92,7 +92,7 @@ def test_an_administrators_bridge_is_left_as_its_file_says(verb: Verb, standin: 
     put(standin, {"mode": "init", "user": standin.user, "owners": ["prod-a"], "replace": True})
     status, out, _ = verb("install", "--controller", "here")
     assert status == 0
-    assert "the administrator's bridge 1.0.0 is there already" in out
+    assert "the administrator's bridge 1.1.0 is there already" in out
     assert verb("status", "--controller", "here")[1].splitlines()[1].split()[2] == "init"
     assert "init.groovy.d" in verb("remove", "--controller", "here")[1]
 

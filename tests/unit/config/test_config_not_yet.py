@@ -87,5 +87,6 @@ def test_the_line_is_that_of_the_key() -> None:
     (finding,) = examine_bytes(text.encode(), "provisioner.yaml").findings
     line = 1 + next(n for n, words in enumerate(text.splitlines()) if "transport" in words)
     assert str(finding) == (
-        f'provisioner.yaml:{line}: templates[0].transport: "ssh-gateway" is not yet supported; use websocket, tcp or ssh'
+        f'provisioner.yaml:{line}: templates[0].transport: "ssh-gateway" is not yet supported; '
+        "use websocket, tcp or ssh"
     )
