@@ -181,7 +181,10 @@ def _remove(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     return {"existed": node is not None}
 
 
-def others_serve(bridge: Bridge, item: Item) -> bool:
+def others_serve(bridge: Bridge, owner: str, item: Item) -> bool:
+    known = bridge.by_request.get(item.key)
+    if known is not None and known.owner != owner and known.takes == item.key:
+        return True  # another owner has made an agent for it
     """Whether a node that is not ours could serve the item."""
     nodes = bridge.world.nodes.matching(item.label)
     if item.label is None:
@@ -189,22 +192,22 @@ def others_serve(bridge: Bridge, item: Item) -> bool:
     return any(n.executors and not is_marked(n) for n in nodes)
 
 
-def _explain(bridge: Bridge, _owner: str, op: Op) -> dict[str, Any]:
+def _explain(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     item = _queued(bridge, _wanted(op))
-    return {"others": item is not None and others_serve(bridge, item)}
+    return {"others": item is not None and others_serve(bridge, owner, item)}
 
 
 def _outcome(what: str, build_url: str | None = None) -> dict[str, Any]:
     return {"outcome": what, "build_url": build_url}
 
 
-def _fail(bridge: Bridge, _owner: str, op: Op) -> dict[str, Any]:
+def _fail(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     request = _wanted(op)
     message, reason = _text(op, "message"), _text(op, "reason")
     item = _queued(bridge, request)
     if item is None:
         return _outcome("gone")
-    if others_serve(bridge, item):
+    if others_serve(bridge, owner, item):
         return _outcome("spared")
     pad = bridge.pad_of(request)
     told = _list(op, "lines")

@@ -242,6 +242,14 @@ async def test_two_owners_do_not_disturb_each_other(rig: Rig, agents: Agents, je
         item = await other.item(job)
         assert item == await rig.item(job)
         assert not [o for o in other.seen if not isinstance(o, ItemBuildable)]
+        # what one of them has an agent on its way for is no failure of the other's
+        made = other.order(item)
+        await other.client.register(made)
+        assert await rig.client.explain(item)
+        told = {"reason": "image_denied", "message": "no", "lines": [], "retryable": False}
+        assert (await rig.client.fail(item, **told))[0] is FailOutcome.SPARED  # type: ignore[arg-type]
+        await other.client.remove(made.name)
+        assert (await rig.client.fail(item, **told))[0] is FailOutcome.NOT_BUILT  # type: ignore[arg-type]
     finally:
         await other.close()
 

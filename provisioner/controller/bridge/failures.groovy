@@ -5,19 +5,19 @@ class ProvisionerBridgeFailures {
 
     ProvisionerBridgeFailures(ProvisionerBridge bridge) { this.bridge = bridge }
 
-    Map<String, Object> explain(Map<String, Object> op) {
+    Map<String, Object> explain(String owner, Map<String, Object> op) {
         Queue.Item item = ProvisionerBridge.queued(ProvisionerBridgeFields.request(op, true))
-        return [ok: true, others: item != null && othersServe(item)] as Map<String, Object>
+        return [ok: true, others: item != null && othersServe(owner, item)] as Map<String, Object>
     }
 
-    Map<String, Object> fail(Map<String, Object> op) {
+    Map<String, Object> fail(String owner, Map<String, Object> op) {
         Map<String, Object> wanted = ProvisionerBridgeFields.request(op, true)
         String message = ProvisionerBridgeFields.text(op, 'message')
         String reason = ProvisionerBridgeFields.text(op, 'reason')
         boolean retryable = op.get('retryable') == true
         Queue.Item item = ProvisionerBridge.queued(wanted)
         if (item == null) return outcome('gone', null)
-        if (othersServe(item)) return outcome('spared', null)
+        if (othersServe(owner, item)) return outcome('spared', null)
         ProvisionerBridgeConsole console = bridge.consoleOf(wanted)
         List<Object> lines = new ArrayList<Object>(ProvisionerBridgeFields.list(op, 'lines'))
         boolean told = false
@@ -55,8 +55,11 @@ class ProvisionerBridgeFailures {
         return outcome(queue.cancel(item) ? 'cancelled' : 'gone', null)
     }
 
-    /** Whether a node that is not ours, or a cloud, could serve the item. */
-    private static boolean othersServe(Queue.Item item) {
+    /** Whether a node that is not ours, an agent that another owner has made for it, or a cloud could serve the item. */
+    private boolean othersServe(String owner, Queue.Item item) {
+        for (ProvisionerBridgeAgent agent : bridge.agents.values()) {
+            if (agent.owner != owner && agent.isFor(item) && !agent.finished && !agent.barred) return true
+        }
         Label label = item.getAssignedLabel()
         Jenkins jenkins = Jenkins.get()
         List<Node> nodes = new ArrayList<Node>(jenkins.getNodes())

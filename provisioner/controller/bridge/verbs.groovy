@@ -49,8 +49,8 @@ class ProvisionerBridgeVerbs {
                 case 'log': return log(owner, op)
                 case 'bar': return bar(owner, op)
                 case 'remove': return remove(owner, op)
-                case 'fail': return failures.fail(op)
-                case 'explain': return failures.explain(op)
+                case 'fail': return failures.fail(owner, op)
+                case 'explain': return failures.explain(owner, op)
                 case 'dial': return ProvisionerBridgeSsh.dial(ownNode(ProvisionerBridgeFields.text(op, 'name'), owner), owner, op)
                 case 'forget': return [ok: true, existed: ProvisionerBridgeSsh.forget(owner, ProvisionerBridgeFields.text(op, 'name'))] as Map<String, Object>
                 case 'credentials': return [ok: true, names: ProvisionerBridgeSsh.names(owner)] as Map<String, Object>
