@@ -47,6 +47,7 @@ class SecondEngine:
             "--ip-forward=false",
             *options,
         ]
+        self.tls_endpoint = ""
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -129,6 +130,20 @@ class SecondEngine:
                 save.stdout.close()
             assert save.wait(timeout=60) == 0
 
+    def with_tls(self) -> SecondEngine:
+        """Let it listen on loopback with TLS too; before its start."""
+        folder, port = self.folder / "tls", free_port()
+        folder.mkdir()
+        certificates(folder)
+        self.tls_endpoint = f"tcp://127.0.0.1:{port}"
+        self._arguments += ["--host", self.tls_endpoint, *tls_options(folder)]
+        return self
+
+    def files(self, name: str = "client", ca: str = "ca") -> dict[str, str]:
+        """The files of a provider's `tls`."""
+        folder = self.folder / "tls"
+        return {"ca": f"{folder}/{ca}.pem", "cert": f"{folder}/{name}.pem", "key": f"{folder}/{name}-key.pem"}
+
     def freeze(self) -> None:
         """It does not answer any more; its containers run on."""
         self._processes[-1].send_signal(signal.SIGSTOP)
@@ -170,6 +185,32 @@ def _unmount_below(folder: Path) -> None:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for mount in sorted((m for m in mounts if m.startswith(f"{folder}/")), reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False)
+
+
+def openssl(*words: str, folder: Path) -> None:
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def certificates(folder: Path) -> None:
+    """An authority, the engine's certificate, ours, and one of another authority."""
+    for ca in ("ca", "other"):
+        openssl(*f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}-key.pem -out {ca}.pem".split(),
+                folder=folder)  # fmt: skip
+    for name, ca, more in (
+        ("server", "ca", "subjectAltName=IP:127.0.0.1"),
+        ("client", "ca", "extendedKeyUsage=clientAuth"),
+        ("stranger", "other", "extendedKeyUsage=clientAuth"),
+    ):
+        openssl(*f"req -newkey rsa:2048 -nodes -subj /CN={name} -addext {more} -keyout {name}-key.pem -out {name}.csr"
+                .split(), folder=folder)  # fmt: skip
+        openssl(*f"x509 -req -in {name}.csr -copy_extensions copy -days 2 -CA {ca}.pem -CAkey {ca}-key.pem "
+                f"-CAcreateserial -out {name}.pem".split(), folder=folder)  # fmt: skip
+
+
+def tls_options(folder: Path) -> tuple[str, ...]:
+    """Arguments by which an engine wants a certificate of our authority, and shows its own."""
+    files = (("--tlscacert", "ca.pem"), ("--tlscert", "server.pem"), ("--tlskey", "server-key.pem"))
+    return ("--tlsverify", *(word for option, name in files for word in (option, str(folder / name))))
 
 
 def why_not() -> str:

@@ -26,26 +26,6 @@ SSHD_IMAGE = "jenkins-provisioner-test/sshd:latest"
 OWNER = f"ways-{uuid.uuid4().hex[:8]}"
 
 
-def openssl(*words: str, folder: Path) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
-def certificates(folder: Path) -> None:
-    """An authority, the engine's certificate, ours, and one of another authority."""
-    for ca in ("ca", "other"):
-        openssl(*f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}-key.pem -out {ca}.pem".split(),
-                folder=folder)  # fmt: skip
-    for name, ca, more in (
-        ("server", "ca", "subjectAltName=IP:127.0.0.1"),
-        ("client", "ca", "extendedKeyUsage=clientAuth"),
-        ("stranger", "other", "extendedKeyUsage=clientAuth"),
-    ):
-        openssl(*f"req -newkey rsa:2048 -nodes -subj /CN={name} -addext {more} -keyout {name}-key.pem -out {name}.csr"
-                .split(), folder=folder)  # fmt: skip
-        openssl(*f"x509 -req -in {name}.csr -copy_extensions copy -days 2 -CA {ca}.pem -CAkey {ca}-key.pem "
-                f"-CAcreateserial -out {name}.pem".split(), folder=folder)  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
 class Way(Provider):
     """Settings of a provider that is elsewhere."""
@@ -62,36 +42,23 @@ class Elsewhere:
     """The second engine, and how it is reached."""
 
     engine: SecondEngine
-    folder: Path
     tls: Way
     plain: Way
 
     def files(self, name: str = "client", ca: str = "ca") -> Tls:
-        return Tls(ca=str(self.folder / f"{ca}.pem"), cert=str(self.folder / f"{name}.pem"),
-                   key=str(self.folder / f"{name}-key.pem"))  # fmt: skip
+        return Tls.model_validate(self.engine.files(name, ca))
 
 
 @pytest.fixture(scope="module")
-def elsewhere(client: docker.APIClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+def elsewhere(client: docker.APIClient) -> Iterator[Elsewhere]:
     if reason := why_not():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("tls")
-    certificates(folder)
-    port = free_port()
-    engine = SecondEngine(
-        hosts=(f"tcp://127.0.0.1:{port}",),
-        options=(
-            "--tlsverify",
-            *("--tlscacert", str(folder / "ca.pem")),
-            *("--tlscert", str(folder / "server.pem")),
-            *("--tlskey", str(folder / "server-key.pem")),
-        ),
-    )
+    engine = SecondEngine().with_tls()
     try:
         engine.start()
         engine.load(BUSYBOX)
-        way = Way(endpoint=f"tcp://127.0.0.1:{port}")
-        made = Elsewhere(engine=engine, folder=folder, tls=way, plain=way)
+        way = Way(endpoint=engine.tls_endpoint)
+        made = Elsewhere(engine=engine, tls=way, plain=way)
         yield replace(made, tls=replace(way, tls=made.files()))
     finally:
         engine.remove()
