@@ -31,6 +31,12 @@ def new_owner() -> str:
     return f"test-{os.environ.get(RUN_VARIABLE, new_run())}-{secrets.token_hex(4)}"
 
 
+def of_owner(owner: str) -> set[str]:
+    """The same for one owner id of `new_owner`, on any machine."""
+    run = _RUN.search(owner)
+    return {line for line in marked(run[0] if run else "") if owner in line}
+
+
 def marked(run: str) -> set[str]:
     """A line for each process, container, volume and network with a mark, but those of other runs."""
     return _processes(run) | _docker_things(run)

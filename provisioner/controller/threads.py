@@ -60,15 +60,23 @@ class DaemonPool(Executor):
     def _run(self) -> None:
         while (job := self._work.get()) is not None:
             future, call = job
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = call()
-                except BaseException as error:  # noqa: BLE001  (it is the caller's, who awaits it)
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-                    del result
+            if not future.set_running_or_notify_cancel():
+                self._rest()
+                del future, call, job
+                continue
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001  (it is the caller's, who awaits it)
+                self._rest()
+                future.set_exception(error)
+            else:
+                self._rest()
+                future.set_result(result)
+                del result
             del future, call, job
-            with self._lock:
-                if self._work.qsize() == 0:
-                    self._idle += 1
+
+    def _rest(self) -> None:
+        """Count as idle before the result is told: who has waited for it may have the next call at once."""
+        with self._lock:
+            if self._work.qsize() == 0:
+                self._idle += 1

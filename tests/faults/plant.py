@@ -45,4 +45,4 @@ class Plant:
         self.sidecar.until(lambda: self.sidecar.metric("agents") == 0, "no agent is left")
         ran = [record["build"] for record in self.standin.state()["history"]]
         assert sorted(ran) == sorted(f"job/{name}/1/" for name in self.jobs)
-        assert not [line for line in leaks.marked("") if self.owner in line and "provisioner" not in line]
+        assert not leaks.of_owner(self.owner)
