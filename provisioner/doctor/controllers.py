@@ -13,6 +13,7 @@ from typing import Any
 from provisioner.config import BridgeChoice, Controller, Settings, TransportKind
 from provisioner.controller.rest import Answer, Rest
 from provisioner.doctor.agent_port import agent_port
+from provisioner.doctor.dialling import examine_dialling
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ControllerError
 
@@ -78,7 +79,7 @@ class ControllerCheck:
         self._agent_url()
         self._agent_port()
         self._pings(answer)
-        self._ssh()
+        examine_dialling(self._settings, self._controller.name, self._http, self.findings, administers=self.administers)
         return self.findings
 
     def _get(self, path: str, **options: Any) -> Answer | None:
@@ -260,26 +261,6 @@ class ControllerCheck:
             self.findings.warn("pings", text, fix)
         else:
             self.findings.ok("pings", text)
-
-    def _ssh(self) -> None:
-        dialled = {TransportKind.SSH, TransportKind.SSH_GATEWAY}
-        if not any(t.transport in dialled and t.serves(self._controller.name) for t in self._settings.templates):
-            return
-        answer = self._get("pluginManager/api/json?tree=plugins[shortName,active,version]")
-        if answer is None:
-            self.findings.ok("ssh plugin", "told to administrators only; the trials below show it")
-        else:
-            plugins = self._http.parsed(answer, "pluginManager/")["plugins"]
-            found = next((p for p in plugins if p["shortName"] == "ssh-slaves" and p["active"]), None)
-            if found is None:
-                self.findings.fail("ssh plugin", "the plugin ssh-slaves is not there", "install it, or use websocket")
-            else:
-                self.findings.ok("ssh plugin", f"ssh-slaves {found['version']}")
-        if self._get("credentials/store/system/domain/_/newCredentials") is None and not self.has_init_bridge:
-            text = "the account may not make credentials, which Jenkins needs to dial an agent"
-            self.findings.fail("credentials", text, "give it Credentials/Create, Update, Delete and View")
-        else:
-            self.findings.ok("credentials", "the account may make them, or the bridge does")
 
 
 def _problem_at(url: str) -> str:
