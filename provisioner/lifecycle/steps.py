@@ -20,7 +20,7 @@ from provisioner.lifecycle.secret_files import secret_files
 from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.lifecycle.telling import measure, measure_queue, tell
 from provisioner.model.agent import AgentState
-from provisioner.model.errors import ControllerError, LaunchError, Reason
+from provisioner.model.errors import NEXT_STEP, ControllerError, LaunchError, Reason
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -277,7 +277,7 @@ class AgentSteps:
         while not (facts.finished or facts.vanished or task.doomed):
             left_s, reason, told = time_left(task, limits)
             if left_s <= 0:
-                task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})")
+                task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})", f"What to do: {NEXT_STEP[reason]}")
                 task.want_gone(reason, told)
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)

@@ -67,7 +67,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.PROVIDER_UNREACHABLE: "Nothing to do in the job; the provider is tried again.",
     Reason.TEMPLATE_INVALID: "Mend the template; `provisioner check` names the line.",
     Reason.CANCELLED: "Nothing to do.",
-    Reason.LIFETIME_EXCEEDED: "Raise `timeouts.lifetime`, or make the build shorter.",
+    Reason.LIFETIME_EXCEEDED: "Raise `timeouts.build` or `timeouts.lifetime`, or make the build shorter.",
     Reason.INTERNAL_ERROR: "This is a fault of the provisioner; report it with its log.",
 }
 
