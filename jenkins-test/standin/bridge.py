@@ -243,7 +243,8 @@ class Bridge:
         self.known.pop(known.name, None)
         if known.request is not None and self.by_request.get(known.request) is known:
             del self.by_request[known.request]
-            self.pads.pop(known.request, None)
+            if known.request[0] not in self.world.queue.items:
+                self.pads.pop(known.request, None)
 
     def begin(self, known: Known, work: Work) -> None:
         """A node of ours has taken a task: it takes no other."""

@@ -143,6 +143,16 @@ def test_a_build_has_its_secrets_its_cache_and_the_workspace_of_its_job(plant: P
         assert HUSH.encode() not in file.read_bytes()
 
 
+def test_the_console_of_a_build_that_cannot_start_tells_every_attempt(plant: Plant) -> None:
+    plant.start(image="jenkins-provisioner-test/busybox:latest", retries=1)
+    job = plant.job("no-java", plant.tools.freestyle_xml("true", label=plant.owner))
+    assert plant.built(job)["result"] == "NOT_BUILT"
+    told = [line for line in plant.jenkins.console(job).splitlines() if line.startswith("[provisioner] ")]
+    assert sum("Launch failed: the instance ended with exit code 127" in line for line in told) == 2, told
+    assert "[provisioner] Trying again with a new agent" in told
+    assert "(attempt 2)" in told[told.index("[provisioner] Trying again with a new agent") + 1]
+
+
 @pytest.mark.parametrize("bridge", ["auto", "off"])
 def test_an_agent_whose_build_failed_is_held_until_it_is_released(plant: Plant, bridge: str) -> None:
     plant.start(bridge, hold_on_failure=1)

@@ -216,3 +216,43 @@ class Relay:
     def __exit__(self, *_error: object) -> None:
         self._process.kill()
         self._process.wait()
+
+
+@pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
+def test_the_console_of_a_build_that_cannot_start_tells_every_attempt(
+    standin: StandinProcess, sidecar: SidecarProcess, tmp_path: Path, kind: str
+) -> None:
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho last words; exit 3\n")
+    java.chmod(0o755)
+    sidecar.config["providers"][0]["java"] = str(java)
+    sidecar.config["templates"][0]["retries"] = 1
+    sidecar.write()
+    sidecar.start()
+    xml = {
+        "freestyle": TOOLS.freestyle_xml("true", label="linux"),
+        "pipeline": TOOLS.pipeline_xml("node('linux') { sh 'true' }"),
+    }[kind]
+    create(standin, "j", xml)
+    queue(standin, "j")
+    sidecar.until(lambda: result(standin, "j"), "it ends")
+    assert result(standin, "j") == ("NOT_BUILT" if kind == "freestyle" else "FAILURE")
+    lines = ask(standin, "GET", "job/j/1/consoleText").text.splitlines()
+    told = [line.removeprefix("[provisioner] ") for line in lines if line.startswith("[provisioner] ")]
+    assert len([line for line in told if line.startswith("Launch failed: ") and line.endswith("(agent_exited)")]) == 2
+    again = told.index("Trying again with a new agent")
+    assert "(attempt 2)" in told[again + 1]
+    assert told.count("    last words") == 2
+    sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
+
+
+def test_a_build_that_runs_too_long_is_told_what_to_do(standin: StandinProcess, sidecar: SidecarProcess) -> None:
+    sidecar.config["templates"][0]["timeouts"] = {"build": "1s"}
+    sidecar.write()
+    sidecar.start()
+    create(standin, "j", TOOLS.freestyle_xml("sleep 60", label="linux"))
+    queue(standin, "j")
+    sidecar.until(lambda: result(standin, "j") == "FAILURE", "it ends")
+    console = ask(standin, "GET", "job/j/1/consoleText").text
+    assert "[provisioner] The build ran longer than `timeouts.build`, 1 s (lifetime_exceeded)\n" in console
+    assert "[provisioner] What to do: Raise `timeouts.build`" in console

@@ -97,7 +97,10 @@ class ProvisionerBridge {
 
     void forgetAgent(ProvisionerBridgeAgent agent) {
         agents.remove(agent.name, agent)
-        consoles.values().remove(agent.console)
+        // an item that still waits gets another agent, and its console tells of this one, too
+        if (queued([id: agent.queueId, since_ms: agent.sinceMs] as Map<String, Object>) == null) {
+            consoles.values().remove(agent.console)
+        }
     }
 
     // ---- what listeners tell
