@@ -46,7 +46,6 @@ ROWS: tuple[NotYet, ...] = (
         instead="use docker or process",
     ),
     NotYet(path="templates[].build", when=_is_set, instead="use image"),
-    NotYet(path="templates[].transport", when=_among("ssh-gateway"), instead="use websocket, tcp or ssh"),
     NotYet(path="templates[].sidecars", when=_given, instead=LEAVE_OUT),
 )
 

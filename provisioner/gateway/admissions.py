@@ -17,6 +17,7 @@ log = structlog.get_logger()
 #: How long a session waits for the channel of an instance that is still being started.
 OPEN_WITHIN_S = 120.0
 _LAST_GRACE_S = 3.0
+_HEAR_S = 1.0
 
 
 class Stage(StrEnum):
@@ -40,6 +41,7 @@ class Admission:
     connection: object | None = None  # the only one that may use it now
     hang_up: Callable[[], None] = field(default=lambda: None)
     channel: Channel | None = None
+    ahead: asyncio.Task[bytes] | None = None  # its first output: what the agent says before that is heard at once
     exit_code: Callable[[], Awaitable[int | None]] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     bytes_in: int = 0  # to the agent
@@ -96,6 +98,16 @@ class Admission:
             except (LaunchError, OSError) as error:
                 # the instance is removed by the sidecar in any case
                 log.info("channel.not_closed", agent=self.agent, problem=str(error))
+        if self.ahead is not None:
+            await asyncio.wait({self.ahead})
+
+    async def last_words(self) -> tuple[str, ...]:
+        """The last lines of its standard error, as far as they have come."""
+        if self.channel is None:
+            return ()
+        if self.ahead is not None and self.stage is Stage.OPEN:
+            await asyncio.wait({self.ahead}, timeout=_HEAR_S)
+        return self.channel.last_words()
 
 
 class Admissions:
@@ -147,6 +159,7 @@ class Admissions:
                 await channel.close(_LAST_GRACE_S)
                 raise LaunchError(f"the gateway's session of {agent} has ended", reason=Reason.CANCELLED)
             admission.channel, admission.exit_code, admission.stage = channel, exit_code, Stage.OPEN
+            admission.ahead = asyncio.create_task(channel.read(), name=f"first output {agent}")
             admission.changed.set()
             log.info("channel.open", agent=agent)
 

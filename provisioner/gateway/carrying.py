@@ -124,7 +124,9 @@ class Carrying:
             await asyncio.gather(up, down, return_exceptions=True)
 
     async def _output(self, channel: Channel) -> None:
-        while data := await channel.read():
+        ahead = self._admission.ahead
+        while data := await (channel.read() if ahead is None else ahead):
+            ahead = None
             self._admission.bytes_out += len(data)
             self._wire.send(data)
             await self._wire.drained()

@@ -66,7 +66,7 @@ class GatewayClient:
         self._listen = listen
         self._address = address
         self._mark = dict(mark or {})
-        self._needed = needed
+        self.needed = needed
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -140,7 +140,7 @@ class GatewayClient:
         pause_s = _PAUSE_FIRST_S
         while not self._parted:
             self._bury()
-            if not self._needed() and not self._listening():
+            if not self.needed() and not self._listening():
                 await asyncio.sleep(_REPLACE_EVERY_S)
                 continue
             try:
@@ -178,7 +178,7 @@ class GatewayClient:
         try:
             reader = await self._connect()
         except OSError:
-            if not self._needed():
+            if not self.needed():
                 raise
             self._start()
             reader = await self._connect_soon()
@@ -265,7 +265,7 @@ class GatewayClient:
             hello["protocol"] != PROTOCOL
             or hello["version"] != __version__
             or hello["listen"] != list(self._listen)
-            or not self._needed()
+            or not self.needed()
         )
 
     async def _read(self, reader: asyncio.StreamReader) -> None:

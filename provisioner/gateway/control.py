@@ -149,7 +149,7 @@ class Control:
 
     async def _tail(self, message: Mapping[str, Any]) -> Answer:
         found = self._admissions.get(str(message["agent"]))
-        return {"lines": list(found.channel.last_words()) if found is not None and found.channel is not None else []}
+        return {"lines": list(await found.last_words()) if found is not None else []}
 
     async def _retire_if_idle(self, _message: Mapping[str, Any]) -> Answer:
         if len(self._admissions):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 JAR_NAME = "remoting.jar"
 MOST_COMMAND = 8192  # characters; the longest of the launcher's have a few hundred
@@ -16,10 +17,6 @@ MOST_COMMAND = 8192  # characters; the longest of the launcher's have a few hund
 _JAVA = r"(?:/[A-Za-z0-9._+/-]*/)?java"
 _OPTION = r"-[A-Za-z0-9._:=,@%+/\-]+"
 _VERSION = re.compile(rf"\"?{_JAVA}\"?(?: +{_OPTION})* +-{{1,2}}version")
-_AGENT = re.compile(
-    rf"cd \"(?P<root>[^\"]+)\" && \"?{_JAVA}\"?(?: +{_OPTION})* +-jar {re.escape(JAR_NAME)}"
-    r"(?: +-workDir +(?P<work>\S+)(?: +-jar-?[cC]ache +(?P<cache>\S+))?)? *"
-)
 
 
 class Ask(StrEnum):
@@ -57,13 +54,18 @@ def understand(command: str, root: str) -> Ask | Refused:
         return known
     if _VERSION.fullmatch(command):
         return Ask.VERSION
-    if (agent := _AGENT.fullmatch(command)) is None:
-        return Refused("it is none of the launcher's commands")
-    below = (agent["root"], agent["work"] or root, agent["cache"] or root)
-    if below[0] != root or below[1] != root or not _inside(below[2], root):
+    if _agent(re.escape(root)).fullmatch(command):
+        return Ask.AGENT
+    if _agent(r"[^\"]+").fullmatch(command):
         return Refused("it is for another agent's folder")
-    return Ask.AGENT
+    return Refused("it is none of the launcher's commands")
 
 
-def _inside(path: str, root: str) -> bool:
-    return path == root or (path.startswith(f"{root}/") and ".." not in path.split("/"))
+@lru_cache(maxsize=256)
+def _agent(root: str) -> re.Pattern[str]:
+    """The agent's command for roots that match a pattern."""
+    below = rf"{root}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
+    return re.compile(
+        rf"cd \"{root}\" && \"?{_JAVA}\"?(?: +{_OPTION})* +-jar {re.escape(JAR_NAME)}"
+        rf"(?: +-workDir +{root}(?: +-jar-?[cC]ache +{below})?)? *"
+    )

@@ -40,6 +40,13 @@ _JAVA_S = 60.0
 _LOG_NOTE = b"# commands are read by the provisioner's gateway; no shell runs them\n"
 
 #: What Jenkins' SSH library can do, the quickest first.
+_EXCHANGES = (
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+)
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
 
@@ -79,6 +86,7 @@ class Door:
             gss_host=None,
             gss_kex=False,
             gss_auth=False,
+            kex_algs=_EXCHANGES,
             encryption_algs=_CIPHERS,
             mac_algs=_MACS,
             compression_algs=["none"],

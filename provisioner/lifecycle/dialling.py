@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,8 @@ class Dialling:
             ControllerError: the controller could not be told; call again.
         """
         controller, provider = self._handles(task)
-        way, instance = self._way(task), self._instance(task, secret, provider)
+        jar = hashlib.sha256(await controller.port.agent_jar()).hexdigest()
+        way, instance = self._way(task), self._instance(task, secret, provider, jar)
         clock, facts = task.clock, task.facts
         deadline, pause_s = clock.monotonic() + left_s, _LOOK_FIRST_S
         while isinstance(met := await way.meet(instance), NotYet):
@@ -125,6 +127,18 @@ class Dialling:
         """Whether the controller dials this agent."""
         return is_dialled(self._desk, task)
 
+    async def tail(self, task: AgentTask) -> tuple[str, ...]:
+        """The last lines of an instance's output, whoever keeps them.
+
+        Raises:
+            LaunchError: the provider does not answer.
+        """
+        _, provider = self._handles(task)
+        lines = await provider.backend.log_tail(task.agent.name, task.agent.ids)
+        if not lines and self.dials(task):
+            lines = await self._way(task).last_words(task.agent.name)
+        return lines
+
     async def part(self, task: AgentTask) -> None:
         """The agent is gone: whoever kept something for it forgets that. Idempotent."""
         if not is_dialled(self._desk, task):
@@ -138,7 +152,7 @@ class Dialling:
             raise LaunchError(f"the transport `{name}` is not built in", reason=Reason.TEMPLATE_INVALID)
         return way
 
-    def _instance(self, task: AgentTask, secret: str, provider: ProviderHandle) -> Instance:
+    def _instance(self, task: AgentTask, secret: str, provider: ProviderHandle, jar: str) -> Instance:
         agent, backend = task.agent, provider.backend
         return Instance(
             agent=agent.name,
@@ -147,6 +161,7 @@ class Dialling:
             template=agent.spec,
             provider=agent.provider,
             backend=provider.kind,
+            jar=jar,
             ids=agent.ids,
             root=backend.remote_root(agent.owner, agent.name, task.template.remote_fs),
             java=backend.java(task.template.java.value),

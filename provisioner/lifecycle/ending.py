@@ -42,9 +42,9 @@ def error_lines(error: ProvisionerError, *, what: str = "Launch failed") -> list
     return lines
 
 
-async def failure_of(task: AgentTask, backend: Backend, status: Status, *, connected: bool) -> LaunchError:
+async def failure_of(task: AgentTask, dialling: Dialling, status: Status, *, connected: bool) -> LaunchError:
     """Why an instance that no longer runs ended, with its last lines."""
-    tail = await _tail(task, backend)
+    tail = await _tail(task, dialling)
     reason = Reason.AGENT_LOST if connected else Reason.AGENT_EXITED
     when = "while its build ran or was about to" if connected else "before its agent connected"
     if status.out_of_memory:
@@ -67,7 +67,7 @@ async def ended(task: AgentTask, backend: Backend) -> Status | None:
     return status if status.state in (InstanceState.EXITED, InstanceState.MISSING) else None
 
 
-async def death(task: AgentTask, backend: Backend) -> LaunchError | None:
+async def death(task: AgentTask, backend: Backend, dialling: Dialling) -> LaunchError | None:
     """Why an agent died under its build; None if it did not."""
     status = await ended(task, backend)
     deadline = task.clock.monotonic() + _DEATH_S
@@ -76,14 +76,14 @@ async def death(task: AgentTask, backend: Backend) -> LaunchError | None:
         await task.facts.wait(lambda: task.facts.ended, task.clock, min(left_s, _LOOK_S))
         status = await ended(task, backend)
     if status is not None:
-        return await failure_of(task, backend, status, connected=True)
+        return await failure_of(task, dialling, status, connected=True)
     if not task.facts.lost:
         return None
     why = f" ({task.facts.offline_cause})" if task.facts.offline_cause else ""
     return LaunchError(
         f"its connection broke while its build ran, and its instance still runs{why}",
         reason=Reason.AGENT_LOST,
-        tail=await _tail(task, backend),
+        tail=await _tail(task, dialling),
     )
 
 
@@ -102,9 +102,9 @@ async def take_down(task: AgentTask, controller: Controller, backend: Backend, d
             raise result
 
 
-async def _tail(task: AgentTask, backend: Backend) -> tuple[str, ...]:
+async def _tail(task: AgentTask, dialling: Dialling) -> tuple[str, ...]:
     try:
-        return await backend.log_tail(task.agent.name, task.agent.ids)
+        return await dialling.tail(task)
     except LaunchError:
         return ()
 

@@ -58,6 +58,7 @@ def instance_order(
         image=template.image_for(backend),
         command=way.command(setup),
         listens=way.listens,
+        channel=way.channel,
         remote_fs=template.remote_fs,
         files=(
             *(SecretFile(name=f.name, content=f.content, public=f.public) for f in way.files(setup)),

@@ -292,7 +292,7 @@ class AgentSteps:
 
     async def _lost(self, task: AgentTask) -> bool:
         """If the instance died under its build: say why, and let the controller end the build by itself."""
-        error = await death(task, self._provider(task).backend)
+        error = await death(task, self._provider(task).backend, self._dialling)
         if error is None:
             return False
         task.save(replace(task.agent, reason=error.reason, detail=error.message))
@@ -354,14 +354,13 @@ class AgentSteps:
         status = await ended(task, self._provider(task).backend)
         if status is None:
             return False
-        error = await failure_of(
-            task, self._provider(task).backend, status, connected=task.agent.state is AgentState.IDLE
-        )
+        connected = task.agent.state is AgentState.IDLE
+        error = await failure_of(task, self._dialling, status, connected=connected)
         task.fail(error)
         return True
 
     async def _fail_launch(self, task: AgentTask, reason: Reason, message: str) -> None:
-        tail = await self._provider(task).backend.log_tail(task.agent.name, task.agent.ids)
+        tail = await self._dialling.tail(task)
         task.fail(LaunchError(message, reason=reason, tail=tail))
 
     def _remote_root(self, task: AgentTask) -> str:

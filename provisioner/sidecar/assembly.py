@@ -17,6 +17,7 @@ from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.requests import RequestBook
 from provisioner.records.store import Store
 from provisioner.routing.match import Router
+from provisioner.sidecar.gateway import by_gateway
 from provisioner.static.backend import NODE, StaticBackend
 from provisioner.static.console import ScriptSeats
 from provisioner.static.nodes import StaticNodes
@@ -58,7 +59,7 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         controllers=controllers,
         providers=providers,
         book=book,
-        dialled=dict(make_dialled()),
+        dialled=dict(make_dialled(settings)),
     )
     if static is not None:
         for agent in store.live_agents():
@@ -87,9 +88,9 @@ def make_static_nodes(settings: Settings) -> StaticNodes | None:
     )
 
 
-def make_dialled() -> Mapping[str, Dialled]:
+def make_dialled(settings: Settings) -> Mapping[str, Dialled]:
     """What meets the instances of each transport with which the controller dials."""
-    return {"ssh": ssh.Direct()}
+    return {"ssh": ssh.Direct(), "ssh-gateway": by_gateway(settings)}
 
 
 def make_providers(settings: Settings, static: StaticNodes | None = None) -> dict[str, ProviderHandle]:

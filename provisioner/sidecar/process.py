@@ -18,6 +18,7 @@ from provisioner.lifecycle.engine import Engine
 from provisioner.model.errors import ConfigError
 from provisioner.sidecar.assembly import assemble
 from provisioner.sidecar.cleaning import CleanupLoop
+from provisioner.sidecar.gateway import GatewayKeeper
 from provisioner.sidecar.lending import LoanLoop
 from provisioner.sidecar.reload import apply_settings
 from provisioner.web.server import WebServer
@@ -69,6 +70,10 @@ class Sidecar:
                 log.warning("config.caution", problem=caution)
             loans = asyncio.create_task(LoanLoop(desk).run(), name="loans")
             stack.callback(loans.cancel)
+            gateway = GatewayKeeper(desk)
+            keeping = asyncio.create_task(gateway.run(), name="gateway")
+            stack.callback(keeping.cancel)
+            stack.push_async_callback(gateway.part)
             self._catch_signals()
             ready(address)
             stopped = asyncio.create_task(self._stop.wait(), name="stop")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from provisioner.model.errors import LaunchError, Reason
-from provisioner.transports import ssh, tcp, websocket
+from provisioner.transports import ssh, ssh_gateway, tcp, websocket
 from provisioner.transports.setup import File, Setup
 
 __all__ = ["File", "Setup", "Transport", "transport"]
@@ -23,6 +23,7 @@ class Transport:
     command: Callable[[Setup], tuple[str, ...]]  # with the place holders of `backends.contract.Order`
     files: Callable[[Setup], tuple[File, ...]]  # for the instance's secret folder
     dialled: bool = False  # the controller dials; else the agent
+    channel: bool = False  # the agent speaks through its own standard input and output, which somebody holds
     listens: bool = False  # the command listens on `{port}`, and the controller must reach it
 
 
@@ -30,6 +31,7 @@ _TRANSPORTS: Mapping[str, Transport] = {
     "websocket": Transport(command=websocket.command, files=websocket.files),
     "tcp": Transport(command=tcp.command, files=tcp.files),
     "ssh": Transport(command=ssh.command, files=ssh.files, dialled=True, listens=True),
+    "ssh-gateway": Transport(command=ssh_gateway.command, files=ssh_gateway.files, dialled=True, channel=True),
 }
 
 

@@ -30,6 +30,7 @@ class Instance:
     template: Mapping[str, object]  # the template's own keys
     provider: str  # its name in the configuration
     backend: str  # its kind
+    jar: str  # SHA-256 of its agent.jar, as hexadecimal digits
     ids: Mapping[str, str]  # what the backend's checkpoints said
     root: str  # the agent's root, as the instance sees it
     java: str  # the Java program, as the instance sees it
@@ -68,6 +69,10 @@ class Dialled(Protocol):
             LaunchError: host_key_mismatch, if something else answers in the instance's place; whatever cannot
                 become better by waiting.
         """
+        ...
+
+    async def last_words(self, agent: str) -> tuple[str, ...]:
+        """The last lines of the agent's standard error, where no provider keeps them; empty if they are not known."""
         ...
 
     async def part(self, agent: str) -> None:

@@ -95,6 +95,10 @@ class Direct:
             java_options=() if own else FLAGS,  # our server starts Java as it was told to, whatever is asked for
         )
 
+    async def last_words(self, agent: str) -> tuple[str, ...]:  # noqa: ARG002  (contract)
+        """The provider keeps them."""
+        return ()
+
     async def part(self, agent: str) -> None:
         """Nothing to forget."""
 

@@ -34,5 +34,8 @@ class FakeDialled:
             java=instance.java,
         )
 
+    async def last_words(self, agent: str) -> tuple[str, ...]:
+        return ()
+
     async def part(self, agent: str) -> None:
         self.parted.append(agent)

@@ -13,7 +13,7 @@ from scripts import Scripts
 
 FLAGS = {"-webSocket", "-noReconnect", "-noreconnect", "-headless", "-text", "-noCertificateCheck", "-noKeepAlive"}
 FLAGS |= {"-disableHttpsCertValidation", "-failIfWorkDirIsMissing"}
-VALUES = {"-url", "-secret", "-name", "-workDir", "-internalDir", "-jar-cache", "-jarCache", "-agentLog"}
+VALUES = {"-url", "-secret", "-name", "-workDir", "-internalDir", "-jar-cache", "-agentLog"}
 VALUES |= {"-loggingConfig", "-tunnel", "-credentials", "-webSocketHeader", "-cert", "-noReconnectAfter", "-direct"}
 
 

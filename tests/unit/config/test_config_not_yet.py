@@ -14,7 +14,6 @@ T = "templates.0"
 USES: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("providers[].backend", [("providers.1.backend", "kubernetes")], 'providers[1].backend: "kubernetes" is not yet'),
     ("templates[].build", [(f"{T}.build", {"context": "."}), (f"{T}.image", None)], "templates[0].build: is not yet"),
-    ("templates[].transport", [(f"{T}.transport", "ssh-gateway")], 'templates[0].transport: "ssh-gateway" is not'),
     ("templates[].sidecars", [(f"{T}.sidecars", [{"name": "a", "image": "b"}])], "templates[0].sidecars: is not yet"),
 ]
 
@@ -49,10 +48,10 @@ def test_empty_values_of_missing_features_are_fine() -> None:
 
 
 def test_a_row_less_is_a_feature_more() -> None:
-    value = {"transport": "ssh-gateway", "sidecars": [{"name": "a"}]}
-    fewer = tuple(row for row in ROWS if row.path != "templates[].transport")
+    value = {"build": {"context": "."}, "sidecars": [{"name": "a"}]}
+    fewer = tuple(row for row in ROWS if row.path != "templates[].build")
     assert [problem.path for problem in not_yet("templates", 3, value)] == [
-        ("templates", 3, "transport"),
+        ("templates", 3, "build"),
         ("templates", 3, "sidecars"),
     ]
     assert [problem.path for problem in not_yet("templates", 3, value, fewer)] == [("templates", 3, "sidecars")]
@@ -83,10 +82,9 @@ def test_the_sample_of_the_contract_has_no_mistake_but_what_is_not_there_yet() -
 
 
 def test_the_line_is_that_of_the_key() -> None:
-    text = yaml.safe_dump(changed((f"{T}.transport", "ssh-gateway")), sort_keys=False)
-    (finding,) = examine_bytes(text.encode(), "provisioner.yaml").findings
-    line = 1 + next(n for n, words in enumerate(text.splitlines()) if "transport" in words)
+    text = yaml.safe_dump(changed(("providers.1.backend", "kubernetes")), sort_keys=False)
+    finding = examine_bytes(text.encode(), "provisioner.yaml").findings[0]
+    line = 1 + next(n for n, words in enumerate(text.splitlines()) if "kubernetes" in words)
     assert str(finding) == (
-        f'provisioner.yaml:{line}: templates[0].transport: "ssh-gateway" is not yet supported; '
-        "use websocket, tcp or ssh"
+        f'provisioner.yaml:{line}: providers[1].backend: "kubernetes" is not yet supported; use docker or process'
     )
