@@ -47,6 +47,11 @@ class Admission:
     bytes_in: int = 0  # to the agent
     bytes_out: int = 0
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody comes in any more."""
+        return self.stage is Stage.ENDED
+
     def welcome(self, key: bytes) -> bool:
         """Whether a connection with this key may begin now."""
         return self.stage in (Stage.EXPECTED, Stage.OPEN) and self.connection is None and key in self.keys
@@ -150,12 +155,12 @@ class Admissions:
         """
         async with self._opening.setdefault(agent, asyncio.Lock()):
             admission = self._all.get(agent)
-            if admission is None or admission.stage is Stage.ENDED:
+            if admission is None or admission.over:
                 raise LaunchError(f"the gateway's session of {agent} has ended", reason=Reason.AGENT_LOST)
             if admission.channel is not None:
                 return
             channel = await open_channel()
-            if self._all.get(agent) is not admission:  # revoked meanwhile
+            if admission.over:  # revoked meanwhile
                 await channel.close(_LAST_GRACE_S)
                 raise LaunchError(f"the gateway's session of {agent} has ended", reason=Reason.CANCELLED)
             admission.channel, admission.exit_code, admission.stage = channel, exit_code, Stage.OPEN
@@ -165,8 +170,9 @@ class Admissions:
 
     async def revoke(self, agent: str) -> None:
         """End an agent's session and forget it; unknown is done."""
-        admission = self._all.pop(agent, None)
-        self._opening.pop(agent, None)
+        admission = self._all.get(agent)
         if admission is not None:
             log.info("agent.revoked", agent=agent, stage=admission.stage.value)
             await admission.end()
+            self._all.pop(agent, None)  # not before: a gateway without agents may end at any moment
+        self._opening.pop(agent, None)

@@ -34,6 +34,17 @@ def test_an_inbound_agent_gets_the_node_s_secret_and_nothing_else(name: str) -> 
 
 
 def test_unknown_transport_names_those_there_are() -> None:
-    with pytest.raises(LaunchError, match="ssh, tcp, websocket") as caught:
+    with pytest.raises(LaunchError, match="ssh, ssh-gateway, tcp, websocket") as caught:
         transport("telnet")
     assert caught.value.reason is Reason.TEMPLATE_INVALID
+
+
+def test_through_the_gateway_the_agent_speaks_by_its_own_streams_and_says_which_java_it_is() -> None:
+    way = transport("ssh-gateway")
+    words = way.command(SETUP)
+    assert way.dialled
+    assert way.channel
+    assert not way.listens
+    assert words[-4:] == ("-workDir", "{work}", "-jar-cache", "{work}/remoting/jarCache")
+    assert "-showversion" in words
+    assert way.files(SETUP) == ()

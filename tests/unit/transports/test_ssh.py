@@ -39,6 +39,7 @@ def instance(address: Address | None, **template: Any) -> Instance:
         template=template,
         provider="box",
         backend="docker",
+        jar="0" * 64,
         ids={},
         root="/work",
         java="/opt/java",
