@@ -17,6 +17,7 @@ from provisioner.lifecycle.observer import Observer
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.lifecycle.patience import Patience
 from provisioner.lifecycle.planner import Planner
+from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.steps import AgentSteps
 from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
 from provisioner.model.agent import Agent, AgentState, Target
@@ -43,6 +44,7 @@ class Engine:
         self.credential_sweeps = {name: CredentialSweep(desk, c) for name, c in desk.controllers.items()}
         for name, sweep in self.instance_sweeps.items():
             desk.providers[name].count = sweep.look
+        self._group: asyncio.TaskGroup | None = None
 
     def take_over(self) -> int:
         """Put every agent of the records back to work after a restart; how many."""
@@ -110,24 +112,35 @@ class Engine:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        for provider in self.desk.providers.values():
-            provider.on_change = self._provider_changed
-            provider.on_ended = self.ended
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for name, controller in self.desk.controllers.items():
                 watch = Observer(self.desk, controller, self.node_sweeps[name]).run
                 group.create_task(self._forever(watch), name=f"watch {name}")
                 credentials = self.credential_sweeps[name].run
                 group.create_task(self._forever(credentials), name=f"credentials {name}")
             for provider in self.desk.providers.values():
-                tick = f"provider {provider.name}"
-                watch = partial(provider.watch, self.desk.clock, partial(self.desk.tick, tick))
-                group.create_task(self._forever(watch), name=tick)
-                sweep = self.instance_sweeps[provider.name].run
-                group.create_task(self._forever(sweep), name=f"sweep {provider.name}")
+                self._look_after(provider, group)
             group.create_task(self._forever(self.planner.run), name="planner")
             group.create_task(self._forever(self.patience.run), name="patience")
             group.create_task(self._forever(self._prune), name="prune")
+
+    def add_provider(self, provider: ProviderHandle) -> None:
+        """Work with one more provider, from now on."""
+        sweep = self.instance_sweeps[provider.name] = InstanceSweep(self.desk, provider)
+        provider.count = sweep.look
+        self.desk.providers[provider.name] = provider
+        if self._group is not None:
+            self._look_after(provider, self._group)
+
+    def _look_after(self, provider: ProviderHandle, group: asyncio.TaskGroup) -> None:
+        provider.on_change = self._provider_changed
+        provider.on_ended = self.ended
+        tick = f"provider {provider.name}"
+        watch = partial(provider.watch, self.desk.clock, partial(self.desk.tick, tick))
+        group.create_task(self._forever(watch), name=tick)
+        sweep = self.instance_sweeps[provider.name].run
+        group.create_task(self._forever(sweep), name=f"sweep {provider.name}")
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
         """One loop; what it stumbles over is told, and it begins anew, with a look at the whole truth."""

@@ -232,7 +232,7 @@ class Operations:
         before = self.orphans()
         for nodes in self._engine.node_sweeps.values():
             await nodes.remove_seen()
-        for instances in self._engine.instance_sweeps.values():
+        for instances in tuple(self._engine.instance_sweeps.values()):
             await instances.remove_seen()
         for credentials in self._engine.credential_sweeps.values():
             await credentials.remove_seen()

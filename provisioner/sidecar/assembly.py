@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -93,11 +93,15 @@ def make_dialled(settings: Settings) -> Mapping[str, Dialled]:
     return {"ssh": ssh.Direct(), "ssh-gateway": by_gateway(settings)}
 
 
-def make_providers(settings: Settings, static: StaticNodes | None = None) -> dict[str, ProviderHandle]:
-    """A handle for each provider of the settings."""
+def make_providers(
+    settings: Settings, static: StaticNodes | None = None, *, only: Container[str] | None = None
+) -> dict[str, ProviderHandle]:
+    """A handle for each provider of the settings, or for some of them."""
     logins = [RegistryLogin(host=r.host, username=r.username, password=r.password.read()) for r in settings.registries]
     handles = {}
     for provider in settings.providers:
+        if only is not None and provider.name not in only:
+            continue
         behind = static if provider.backend is BackendKind.STATIC else None
         handles[provider.name] = ProviderHandle(
             name=provider.name,

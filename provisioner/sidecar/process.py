@@ -15,7 +15,7 @@ from provisioner import __version__
 from provisioner.config import Settings, cautions, config_path, load
 from provisioner.lifecycle.clock import SystemClock
 from provisioner.lifecycle.engine import Engine
-from provisioner.model.errors import ConfigError
+from provisioner.model.errors import ConfigError, LaunchError
 from provisioner.sidecar.assembly import assemble
 from provisioner.sidecar.cleaning import CleanupLoop
 from provisioner.sidecar.gateway import GatewayKeeper
@@ -133,7 +133,7 @@ class Sidecar:
             return
         try:
             apply_settings(engine, load(self._config))
-        except ConfigError as error:
+        except (ConfigError, LaunchError) as error:
             log.error("config.refused", problem=error.message, next="the old configuration stays in force")
             return
         log.info("config.reloaded", file=str(config_path(self._config)))

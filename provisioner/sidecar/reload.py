@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from provisioner.config import Settings
+from provisioner.config import BackendKind, Settings
 from provisioner.lifecycle.engine import Engine
+from provisioner.lifecycle.operations import restore_drained
 from provisioner.model.errors import ConfigError
 from provisioner.routing.match import Router
-from provisioner.sidecar.assembly import override_parameters
+from provisioner.sidecar.assembly import make_providers, override_parameters
 
 
 def apply_settings(engine: Engine, new: Settings) -> None:
@@ -14,6 +15,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
 
     Raises:
         ConfigError: a part changed that only a restart can change; nothing was put in force.
+        LaunchError: the backend of a new provider is not installed; likewise.
     """
     desk = engine.desk
     old = desk.settings
@@ -28,11 +30,18 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         "the parameters that `overrides` name": _parameters(old) == _parameters(new),
     }
     before, after = _places(old), _places(new)
-    moved = [f"provider {name}" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    static = {p.name for p in new.providers if p.backend is BackendKind.STATIC}
+    added = after.keys() - before.keys() - static
+    named = sorted(before.keys() | after.keys())
+    moved = [f"provider {name}" for name in named if name not in added and before.get(name) != after.get(name)]
     changed = [key for key, same in fixed.items() if not same] + moved
     if changed:
         raise ConfigError(f"a restart is needed to change: {', '.join(changed)}")
+    handles = make_providers(new, only=added)
     desk.settings = new
+    for handle in handles.values():
+        engine.add_provider(handle)
+    restore_drained(desk)
     for provider in new.providers:
         desk.providers[provider.name].max_agents = provider.max_agents
     router = Router(new.templates)

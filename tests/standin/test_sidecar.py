@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -256,3 +257,25 @@ def test_a_build_that_runs_too_long_is_told_what_to_do(standin: StandinProcess, 
     console = ask(standin, "GET", "job/j/1/consoleText").text
     assert "[provisioner] The build ran longer than `timeouts.build`, 1 s (lifetime_exceeded)\n" in console
     assert "[provisioner] What to do: Raise `timeouts.build`" in console
+
+
+def test_a_new_provider_and_its_template_are_taken_up_at_a_reload(
+    standin: StandinProcess, sidecar: SidecarProcess
+) -> None:
+    sidecar.start()
+    create(standin, "j", TOOLS.freestyle_xml("echo there", label="more"))
+    queue(standin, "j")
+    more = {"name": "more", "backend": "process", "max_agents": 1, "java": standin.java}
+    sidecar.config["providers"].append(more)
+    sidecar.config["templates"].append({"name": "more", "labels": ["more"], "providers": ["more"]})
+    sidecar.write()
+    os.kill(sidecar.pid, signal.SIGHUP)
+    sidecar.until(lambda: result(standin, "j") == "SUCCESS", "a build runs there")
+    assert sidecar.metric("capacity", provider="more") == 1
+    assert "more" in sidecar.ready()["providers"]
+    assert "provider more" in json.loads(sidecar.get("/healthz")[1])["loops"]
+    more["java"] = "/elsewhere/java"
+    sidecar.write()
+    os.kill(sidecar.pid, signal.SIGHUP)
+    sidecar.until(lambda: "a restart is needed to change: provider more" in sidecar.log(), "a change is refused")
+    sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
