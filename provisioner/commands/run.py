@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
+import sys
 
 from provisioner.commands.options import Subparsers, add_config
 from provisioner.config import load_to_run
@@ -23,8 +26,13 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Work until SIGTERM."""
+    """Work until SIGTERM; ends the process."""
     settings = load_to_run(args.config)
     configure_logs(level=args.log_level, json_lines={"auto": None, "json": True, "text": False}[args.log_format])
     asyncio.run(Sidecar(args.config, settings).run())
-    return 0
+    # A call that an engine does not answer cannot be ended, and the interpreter would wait for its thread;
+    # every act is on disk.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
