@@ -57,9 +57,13 @@ jenkins.nodes.each { node ->
     def name = node.nodeName
     if (!ask.marking || name in ask.skipped || !(ask.cleanable in labels)) return
     def old = before[name], told = ask.marks[name] as Long
-    // what the others know may be newer than what this scheduler has read; no mark ever moves back
+    // what the others know may be newer than what this scheduler has read: no mark moves back, but to what is so now
     def kept = old != null && (ask.clean in labels) ? old : null
-    if (kept != null || told != null) marks[name] = kept == null ? told : told == null ? kept : Math.max(kept, told)
+    if (told == null || kept == null || told == idleSince(node.toComputer())) {
+        if (told != null || kept != null) marks[name] = told != null ? told : kept
+    } else {
+        marks[name] = Math.max(kept, told)
+    }
 }
 // read without a lock by the queue: put in whole
 guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, cared: ask.names as Set]]

@@ -255,8 +255,11 @@ class WorldRest:
         for name, node in self.world.nodes.items():
             if ask["marking"] and name not in ask["skipped"] and ask["cleanable"] in node.labels:
                 kept = self.world.guard.get(name) if ask["clean"] in node.labels else None
-                known = [mark for mark in (kept, ask["marks"].get(name)) if mark is not None]
-                if known:
+                told = ask["marks"].get(name)
+                known = [mark for mark in (kept, told) if mark is not None]
+                if told is not None and told == node.idle_since_ms and node.running is None:
+                    marks[name] = told
+                elif known:
                     marks[name] = max(known)
         return marks
 
