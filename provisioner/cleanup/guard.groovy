@@ -22,31 +22,32 @@ class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
         this.seats = new java.util.concurrent.ConcurrentHashMap<String, Map<String, Object>>(seats)
     }
 
-    /** Asked by the queue for each node and item, under its lock. */
+    /** Asked by the queue for each node and item, under its lock: for a node that is not ours a look-up, nothing more. */
     @Override
     hudson.model.queue.CauseOfBlockage canTake(hudson.model.Node node, hudson.model.Queue.BuildableItem item) {
-        try {
-            String name = node.nodeName
-            Map<String, Object> seat = seats.get(name)
-            if (seat != null) {
-                return isFor(seat, item) && seat.get('taken') != true ? null : new ProvisionerCleanBlock(name + ' is reserved for another build')
-            }
-            for (Map.Entry<String, Map<String, Object>> ward : wards.entrySet()) {
+        String name = node.nodeName
+        Map<String, Object> seat = seats.get(name)
+        if (seat != null) {
+            return isFor(seat, item) && seat.get('taken') != true ? null : new ProvisionerCleanBlock(name + ' is reserved for another build')
+        }
+        for (Map.Entry<String, Map<String, Object>> ward : wards.entrySet()) {
+            if (!((Collection) ward.value.get('cared')).contains(name) && !((Map) ward.value.get('marks')).containsKey(name)) continue
+            try {
                 hudson.model.queue.CauseOfBlockage cause = mayCome(ward.key, ward.value, node, item)
                 if (cause != null) return cause
+            } catch (Throwable problem) {
+                complain('letting a build come to ' + name, problem)
+                return new ProvisionerCleanBlock('whether ' + name + ' is clean cannot be told; see the log of Jenkins')
             }
-            return null
-        } catch (Throwable problem) {
-            complain('letting a build come', problem)
-            return new ProvisionerCleanBlock('whether ' + node.nodeName + ' is clean cannot be told; see the log of Jenkins')
         }
+        return null
     }
 
     private static hudson.model.queue.CauseOfBlockage mayCome(
             String job, Map<String, Object> ward, hudson.model.Node node, hudson.model.Queue.BuildableItem item) {
         String name = node.nodeName
         hudson.model.Computer computer = node.toComputer()
-        if (computer != null && ((Collection) ward.get('cared')).contains(name)) {
+        if (computer != null) {
             boolean cleans = jobOf(item.task) == job
             for (hudson.model.Executor executor : computer.executors) {
                 hudson.model.Queue.Executable runs = executor.currentExecutable
