@@ -50,23 +50,21 @@ def guard = dispatchers.find { it.class.simpleName == 'ProvisionerCleanGuard' }
 
 _WATCH = """
 def guard = ProvisionerCleanInstaller.guard(ask.version)
-def before = guard.wards[ask.job]?.marks ?: [:]
-def marks = [:]
+def before = guard.wards[ask.job]
+def marks = [:], nodes = [:]
 jenkins.nodes.each { node ->
     def labels = hudson.model.Label.parse(node.labelString)*.name
     def name = node.nodeName
-    if (!ask.marking || name in ask.skipped || !(ask.cleanable in labels)) return
-    def old = before[name], told = ask.marks[name] as Long
+    if (!ask.marking || name in ask.skipped || !(ask.cleanable in labels) || !(ask.clean in labels)) return
     // what the others know may be newer than what this scheduler has read: no mark moves back, but to what is so now
-    def kept = old != null && (ask.clean in labels) ? old : null
-    if (told == null || kept == null || told == idleSince(node.toComputer())) {
-        if (told != null || kept != null) marks[name] = told != null ? told : kept
-    } else {
-        marks[name] = Math.max(kept, told)
-    }
+    def kept = node.is(before?.nodes?.get(name)) ? before.marks[name] : null, told = ask.marks[name] as Long
+    if (kept == null && told == null) return
+    def same = kept == null || told == null || told == idleSince(node.toComputer())
+    marks[name] = same ? (told != null ? told : kept) : Math.max(kept, told)
+    nodes[name] = node
 }
 // read without a lock by the queue: put in whole
-guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, cared: ask.names as Set]]
+guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, nodes: nodes, cared: ask.names as Set]]
 return ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }
 """
 
@@ -88,9 +86,9 @@ if (ask.to != ask.from) {
     // before the queue looks again
     def ward = guard?.wards?.get(ask.ward)
     if (ward != null) {
-        def marks = new HashMap(ward.marks)
-        if (ask.marking) marks.put(ask.name, ask.mark == null ? 0L : ask.mark as Long)
-        guard.wards = guard.wards + [(ask.ward): ward + [marks: marks]]
+        def marks = new HashMap(ward.marks), nodes = ward.nodes + [(ask.name): jenkins.getNode(ask.name)]
+        if (ask.mark == null) marks.remove(ask.name) else marks.put(ask.name, ask.mark as Long)
+        guard.wards = guard.wards + [(ask.ward): ward + [marks: marks, nodes: nodes]]
     }
     jenkins.queue.scheduleMaintenance()
 }
@@ -150,14 +148,14 @@ class ScriptHands:
     def relabel(self, name: str, change: LabelChange, *, idle_since_ms: int | None = None) -> bool:
         """Compare and set."""
         text = ""
-        found = self._relabel(name, text, text, None, None, change)
+        found = self._relabel(name, text, text, None, None)
         for _ in range(TRIES):
             if found["code"] == "changed":
                 text = str(found["labels"])
             if not change.still_fits(text):
                 return False
-            mark = idle_since_ms if change.cleans else None
-            found = self._relabel(name, text, change.made(text), idle_since_ms, mark, change)
+            mark = idle_since_ms if change.guarded else None
+            found = self._relabel(name, text, change.made(text), idle_since_ms, mark)
             if found["code"] != "changed":
                 return bool(found["code"] == "done" and change.add in split_labels(change.made(text)))
         raise ControllerError(f"node {name}: its labels were changed by others {TRIES} times in a row", retryable=True)
@@ -179,7 +177,7 @@ class ScriptHands:
         return bool(code == "done")
 
     def _relabel(
-        self, name: str, before: str, after: str, idle_since_ms: int | None, mark: int | None, change: LabelChange
+        self, name: str, before: str, after: str, idle_since_ms: int | None, mark: int | None
     ) -> dict[str, Any]:
         ask: dict[str, object] = {
             "name": name,
@@ -189,7 +187,6 @@ class ScriptHands:
             "mark": mark,
             "ward": self._job,
         }
-        ask["marking"] = change.guarded
         found = self._run(_RELABEL, ask)
         if found["code"] == "gone":
             raise ControllerError(f"node {name} is gone; nothing is left to do for it", code=404)

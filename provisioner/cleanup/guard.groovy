@@ -8,8 +8,9 @@
  * Jenkins saves, and only JDK values in what a later version takes over.
  */
 
-/** What all parts know. `wards` by cleanup job: clean, marks, cared. `seats` by node: who has reserved it.
- * A mark is since when the node has been idle when it was made clean; 0 for one that nobody has made clean.
+/** What all parts know. `wards` by cleanup job: clean, marks, nodes, cared. `seats` by node: who has reserved it.
+ * A mark is since when a clean node has been idle when it was made clean, 0 if its cleaning no longer counts; it is
+ * for the node object of that time.
  */
 @groovy.transform.CompileStatic
 class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
@@ -57,8 +58,8 @@ class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
             }
         }
         Long mark = (Long) ((Map) ward.get('marks')).get(name)
-        // whoever needs no clean node is let pass
-        hudson.model.Label asked = mark == null ? null : item.assignedLabel
+        // whoever needs no clean node is let pass; a node that somebody has saved since is another, until the next look
+        hudson.model.Label asked = mark == null || !node.is(((Map) ward.get('nodes')).get(name)) ? null : item.assignedLabel
         if (asked == null) return null
         Set<hudson.model.labels.LabelAtom> others = new HashSet<hudson.model.labels.LabelAtom>(node.assignedLabels)
         for (hudson.model.labels.LabelAtom label : node.assignedLabels) if (label.name == ward.get('clean')) others.remove(label)

@@ -55,8 +55,7 @@ class LabelChange:
     remove: str
     watched: frozenset[str]
     expected: frozenset[str]  # which of the watched ones the node had
-    cleans: bool = False  # it makes the node clean
-    guarded: bool = False  # any build makes a clean node dirty, and whoever asks for a clean one is to be kept off then
+    guarded: bool = False  # from now on any build makes it dirty
 
     def still_fits(self, text: str) -> bool:
         """Whether a label field is as expected, whatever else is in it."""
@@ -74,7 +73,7 @@ class Guard:
     cleanable: str  # the labels
     clean: str
     marking: bool  # whether any build makes a clean node dirty
-    marks: Mapping[str, int]  # of every node that is looked after
+    marks: Mapping[str, int]
     skipped: frozenset[str] = frozenset()
 
 

@@ -147,14 +147,16 @@ class Scheduler:
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
 
     def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
-        """What is clean, and barred whatever it does: what is not, lest its label come back with an old form."""
-        policy = self._policy
-        marks = {}
+        """The clean nodes; one whose cleaning no longer counts is barred whatever it does."""
+        policy, marks = self._policy, {}
         for node in nodes:
-            if is_looked_after(node, policy) and node.name not in policy.skip:
-                believed = evidence(node) if policy.clean in node.labels else None
-                note = believed.note if believed is not None else None
-                marks[node.name] = (note.idle_mark_ms if note is not None else None) or BARRED
+            if policy.clean not in node.labels or not is_looked_after(node, policy):
+                continue
+            believed = evidence(node)
+            if believed is None:
+                marks[node.name] = BARRED
+            elif believed.note is not None and believed.note.idle_mark_ms:
+                marks[node.name] = believed.note.idle_mark_ms
         return Guard(
             cleanable=policy.cleanable,
             clean=policy.clean,
@@ -311,8 +313,7 @@ class Scheduler:
             remove=policy.clean if add == policy.dirty else policy.dirty,
             watched=watched,
             expected=watched & node.labels,
-            cleans=add == policy.clean,
-            guarded=policy.after_builds == 1,
+            guarded=add == policy.clean and policy.after_builds == 1,
         )
 
     def used(self, name: str, url: str | None) -> Row | None:

@@ -78,7 +78,8 @@ class World:
         self.turn()
 
     def relabel(self, name: str, labels: str) -> None:
-        """A person saves the node's form."""
+        """A person saves the node's form; a mark is for the node as it was before."""
+        self.guard.pop(name, None)
         self.nodes[name].xml = XML.format(name=name, labels=labels, note="by a person")
 
     def turn(self) -> None:
@@ -188,6 +189,7 @@ class WorldRest:
             case "GET", ["computer", name, "config.xml"]:
                 return Answer(status=200, headers={}, content=self.world.nodes[name].xml.encode())
             case "POST", ["computer", name, "config.xml"]:
+                self.world.guard.pop(name, None)  # it is another node now
                 self.world.nodes[name].xml = (xml_body or b"").decode()
             case "GET", ["computer", name, "api", "json"]:
                 return self._json(self._computer(name))
@@ -253,8 +255,8 @@ class WorldRest:
     def _merged(self, ask: Mapping[str, Any]) -> dict[str, int]:
         marks: dict[str, int] = {}
         for name, node in self.world.nodes.items():
-            if ask["marking"] and name not in ask["skipped"] and ask["cleanable"] in node.labels:
-                kept = self.world.guard.get(name) if ask["clean"] in node.labels else None
+            if ask["marking"] and name not in ask["skipped"] and {ask["cleanable"], ask["clean"]} <= set(node.labels):
+                kept = self.world.guard.get(name)
                 told = ask["marks"].get(name)
                 known = [mark for mark in (kept, told) if mark is not None]
                 if told is not None and told == node.idle_since_ms and node.running is None:
@@ -274,8 +276,9 @@ class WorldRest:
             return {"code": "used"}
         if text != ask["to"]:
             node.xml = node.xml.replace(f"<label>{text}</label>", f"<label>{ask['to']}</label>")
-            if ask["marking"]:
-                self.world.guard[ask["name"]] = ask["mark"] or 0
+            self.world.guard.pop(ask["name"], None)
+            if ask["mark"] is not None:
+                self.world.guard[ask["name"]] = ask["mark"]
         return {"code": "done"}
 
     def _script_describe(self, ask: Mapping[str, Any]) -> dict[str, str]:
