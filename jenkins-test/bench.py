@@ -1,8 +1,13 @@
 """The figures of the product's contract, measured in turn with the same agent started by hand.
 
-    python jenkins-test/bench.py [--turns 20] [--burst 20] [--out FILE]
+    python jenkins-test/bench.py                      all of them, about ten minutes on two cores
+    python jenkins-test/bench.py --figures burst --burst 20 --out FILE
 
-needs a Docker engine, the image of jenkins-test/images.sh and a real Jenkins (see controller.py). Each figure is a
+Figures: `single` (one build after the other, with the bridge), `standby` (the same with an agent that waits), `off`
+(the same without the bridge), `burst`. `--env NAME=VALUE` gives the agents a variable, to try an option of Java:
+`JDK_JAVA_OPTIONS`; with `--variants` the same builds are measured in turn with and without it.
+
+It needs a Docker engine, the image of jenkins-test/images.sh and a real Jenkins (see controller.py). Each figure is a
 ratio of medians taken in turn in one run, so that it holds on a noisy machine. RT is one
 `GET api/json?tree=mode` at the same controller.
 """
@@ -11,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -31,7 +37,6 @@ import controller as jenkins_test  # noqa: E402
 from tests.sidecar_process import SidecarProcess  # noqa: E402
 
 IMAGE = "jenkins-provisioner-test/agent:latest"
-LABEL = "bench"
 HAND = "byhand"
 
 
@@ -41,6 +46,7 @@ def milliseconds(samples: list[float]) -> dict[str, float]:
         "n": len(ordered),
         "p50": round(statistics.median(ordered), 1),
         "p95": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))], 1),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 1),
         "max": round(ordered[-1], 1),
     }
 
@@ -79,6 +85,7 @@ class Bench:
         self.engine = engine
         self.jar = jar
         self.hands = 0
+        self.removed_by_hand: list[float] = []
 
     def round_trip(self) -> float:
         began = time.perf_counter()
@@ -94,7 +101,9 @@ class Bench:
         began = time.time()
         self.run_agent(name, secret)
         build = self.jenkins.wait_build(job, before)
+        removing = time.perf_counter()
         self.engine.api.remove_container(name, force=True, v=True)
+        self.removed_by_hand.append((time.perf_counter() - removing) * 1000)
         self.jenkins.request("POST", f"computer/{name}/doDelete")
         return build["timestamp"] - began * 1000
 
@@ -166,12 +175,16 @@ class Bench:
 
     def phases(self) -> dict[str, list[float]]:
         """Phases of every agent, from the sidecar's own log, milliseconds."""
-        found: dict[str, list[float]] = {"create → online": [], "online → started": []}
+        found: dict[str, list[float]] = {"planned → registered": [], "registered → instance started": [],
+                                         "create → online": [], "online → started": []}  # fmt: skip
         for line in self.sidecar.log_file.read_text().splitlines():
             if '"agent.done"' not in line:
                 continue
             marks = json.loads(line)
             if "running" in marks:
+                found["planned → registered"].append((marks["starting"] - marks["planned"]) * 1000)
+                if "connecting" in marks:
+                    found["registered → instance started"].append((marks["connecting"] - marks["starting"]) * 1000)
                 found["create → online"].append((marks["idle"] - marks["starting"]) * 1000)
                 found["online → started"].append((marks["running"] - marks["idle"]) * 1000)
         return found
@@ -207,10 +220,12 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", nargs="+", default=list(FIGURES), choices=FIGURES)
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--burst", type=int, default=20, help="0: no burst")
-    parser.add_argument("--bridge", default="auto", choices=("auto", "off"))
-    parser.add_argument("--standby", type=int, default=0)
+    parser.add_argument("--burst", type=int, default=20, help="builds in a burst")
+    parser.add_argument("--bursts", type=int, default=2, help="how many")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--variants", action="store_true", help="`single` in turn: as it is, and with each --env")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -222,67 +237,122 @@ def main() -> int:
     return 0
 
 
+FIGURES = ("single", "standby", "off", "burst")
+
+
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    folder.chmod(0o755)
     jenkins = jenkins_test.RealController(folder / "home")
     jenkins.start()
-    template: dict[str, Any] = {
-        "name": "bench",
-        "labels": [LABEL],
-        "providers": ["box"],
-        "image": IMAGE,
-        "pull": "never",
-    }
-    if options.standby:
-        template["standby"] = options.standby
-    sidecar = SidecarProcess(
-        folder,
-        {
-            "id": "bench",
-            "controllers": [
-                {"name": "main", "url": jenkins.url, "user": jenkins.user, "token": {"env": "JENKINS_TOKEN"},
-                 "bridge": options.bridge}
-            ],
-            "limits": {"agents": 200, "launching": max(20, options.burst)},
-            "providers": [{"name": "box", "backend": "docker", "network": "host", "max_agents": 50}],
-            "templates": [template],
-        },
-        token=jenkins.token,
-    )  # fmt: skip
     engine = docker.from_env(timeout=60)
     jar = folder / "agent.jar"
     jar.write_bytes(jenkins.request("GET", "jnlpJars/agent.jar").body)
-    folder.chmod(0o755)
     jar.chmod(0o644)
+    jenkins.create_job("hand", jenkins_test.freestyle_xml("true", label=HAND))
+    found: dict[str, Any] = {"machine": machine(engine), "load before": round(os.getloadavg()[0], 1)}
     try:
-        sidecar.start()
-        bench = Bench(jenkins, sidecar, engine, jar, options.standby)
-        bench.rest()
-        mark = {"label": "jenkins-provisioner.owner=bench"}
-        nodes = Gone(lambda: {n for n in jenkins.nodes() if n.startswith("bench-")})
-        boxes = Gone(lambda: {c["Names"][0][1:] for c in engine.api.containers(all=True, filters=mark)})
-        try:
-            return report(bench, jenkins, options, nodes, boxes)
-        finally:
-            nodes.end()
-            boxes.end()
+        for figure in options.figures:
+            found[figure] = one_figure(figure, jenkins, engine, jar, folder, options)
     finally:
-        sidecar.stop()
         jenkins.stop()
         engine.close()
+    found["load after"] = round(os.getloadavg()[0], 1)
+    return found
 
 
-def report(bench: Bench, jenkins: Any, options: argparse.Namespace, nodes: Gone, boxes: Gone) -> dict[str, Any]:
-    xml = jenkins_test.freestyle_xml
-    jenkins.create_job("hand", xml("true", label=HAND))
-    jenkins.create_job("ours", xml("true", label=LABEL))
+def machine(engine: docker.DockerClient) -> dict[str, Any]:
+    info = engine.info()
+    memory = f"{info['MemTotal'] / (1 << 30):.0f} GiB"
+    return {"cores": info["NCPU"], "memory": memory, "Docker": info["ServerVersion"], "storage": info["Driver"]}
+
+
+def one_figure(
+    figure: str, jenkins: Any, engine: docker.DockerClient, jar: Path, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """A sidecar of its own for each, at the same controller."""
+    own, owner = folder / figure, f"bench-{figure}"
+    own.mkdir()
+    standby = 1 if figure == "standby" else 0
+    template: dict[str, Any] = {
+        "name": owner,
+        "labels": [owner],
+        "providers": ["box"],
+        "image": IMAGE,
+        "pull": "never",
+        "standby": standby,
+    }
+    given = [one.split("=", 1) for one in options.env]
+    templates = [template | {"env": {} if options.variants else dict(given)}]
+    variants = {"as it is": owner}
+    for number, (name, value) in enumerate(given if options.variants else ()):
+        other = f"{owner}-{number}"
+        variants[f"{name}={value}"] = other
+        templates.append(template | {"name": other, "labels": [other], "env": {name: value}})
+    sidecar = SidecarProcess(
+        own,
+        {
+            "id": owner,
+            "controllers": [
+                {"name": "main", "url": jenkins.url, "user": jenkins.user, "token": {"env": "JENKINS_TOKEN"},
+                 "bridge": "off" if figure == "off" else "auto"}
+            ],
+            "limits": {"agents": 200, "launching": max(20, options.burst)},
+            "providers": [{"name": "box", "backend": "docker", "network": "host", "max_agents": 50}],
+            "templates": templates,
+        },
+        token=jenkins.token,
+    )  # fmt: skip
+    mark = {"label": f"jenkins-provisioner.owner={owner}"}
+    nodes = boxes = None
+    try:
+        sidecar.start()
+        bench = Bench(jenkins, sidecar, engine, jar, standby)
+        bench.rest()
+        for label in variants.values():
+            jenkins.create_job(label, jenkins_test.freestyle_xml("true", label=label))
+            for _ in range(4):  # the controller, the jars that agents fetch, the class data
+                bench.provisioned(label)
+                time.sleep(2.0)
+        bench.by_hand("hand")
+        if figure == "burst":
+            return bursts(bench, jenkins, owner, options)
+        if options.variants:
+            return compared(bench, variants, options.turns)
+        nodes = Gone(lambda: {n for n in jenkins.nodes() if n.startswith(f"{owner}-")})
+        boxes = Gone(lambda: {c["Names"][0][1:] for c in engine.api.containers(all=True, filters=mark)})
+        return report(bench, owner, options.turns, nodes, boxes)
+    finally:
+        for gone in (nodes, boxes):
+            if gone is not None:
+                gone.end()
+        sidecar.stop()
+
+
+def compared(bench: Bench, variants: dict[str, str], turns: int) -> dict[str, Any]:
+    """Builds with each variant, in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    hands = []
+    for _ in range(turns):
+        hands.append(bench.by_hand("hand"))
+        for name, job in variants.items():
+            samples[name].append(bench.provisioned(job)["buildable_to_started"])
+    hand = statistics.median(hands)
+    return {
+        "by hand": milliseconds(hands),
+        **{
+            name: {**milliseconds(values), "over by hand": round(statistics.median(values) / hand, 3)}
+            for name, values in samples.items()
+        },
+    }
+
+
+def report(bench: Bench, owner: str, turns: int, nodes: Gone, boxes: Gone) -> dict[str, Any]:
     samples: dict[str, list[float]] = {"rt": [], "hand": [], "create": [], "started": [], "node": [], "instance": []}
-    bench.by_hand("hand")  # both warm up the controller
-    bench.provisioned("ours")
     requests = calls(bench)
-    for _ in range(options.turns):
+    for _ in range(turns):
         samples["rt"] += [bench.round_trip() for _ in range(5)]
         samples["hand"].append(bench.by_hand("hand"))
-        ours = bench.provisioned("ours")
+        ours = bench.provisioned(owner)
         samples["create"].append(ours["buildable_to_create"])
         samples["started"].append(ours["buildable_to_started"])
         time.sleep(0.1)
@@ -290,42 +360,52 @@ def report(bench: Bench, jenkins: Any, options: argparse.Namespace, nodes: Gone,
             samples[key].append(gone.gone_at[str(ours["node"])] * 1000 - ours["ended"])
     spent = {op: count - requests.get(op, 0) for op, count in calls(bench).items()}
     rt, hand = statistics.median(samples["rt"]), statistics.median(samples["hand"])
-    found: dict[str, Any] = {
+    create = milliseconds(samples["create"])
+    removed = statistics.median(bench.removed_by_hand)
+    return {
         "RT": milliseconds(samples["rt"]),
         "by hand: docker run → build started": milliseconds(samples["hand"]),
-        "buildable → create request": milliseconds(samples["create"]),
+        "by hand: docker rm": milliseconds(bench.removed_by_hand),
+        **({} if bench.standby else {"buildable → create request": create}),
         "buildable → build started": milliseconds(samples["started"]),
         "finished → node gone": milliseconds(samples["node"]),
         "finished → instance gone": milliseconds(samples["instance"]),
-        **{name: milliseconds(values) for name, values in bench.phases().items()},
+        **{name: milliseconds(values) for name, values in bench.phases().items() if values},
         "ratios": {
-            "buildable → create, in RT, p50": round(statistics.median(samples["create"]) / rt, 1),
-            "buildable → started over by hand, p50": round(statistics.median(samples["started"]) / hand, 2),
+            **(
+                {}
+                if bench.standby
+                else {
+                    "buildable → create, in RT, p50": round(create["p50"] / rt, 1),
+                    "buildable → create, in RT, p99": round(create["p99"] / rt, 1),
+                }
+            ),
+            "buildable → started over by hand, p50": round(statistics.median(samples["started"]) / hand, 3),
             "finished → node gone, in RT, p95": round(milliseconds(samples["node"])["p95"] / rt, 1),
+            "finished → instance gone, less 50 RT, over by hand, p50": round(
+                (statistics.median(samples["instance"]) - 50 * rt) / removed, 2
+            ),
         },
         "requests to the controller per build": {
-            op: round(count / options.turns, 2) for op, count in sorted(spent.items()) if count
+            op: round(count / turns, 2) for op, count in sorted(spent.items()) if count
         },
     }
-    if options.burst:
-        found["burst"] = bursts(bench, jenkins, options.burst)
-    return found
 
 
-def bursts(bench: Bench, jenkins: Any, size: int) -> dict[str, Any]:
-    xml = jenkins_test.freestyle_xml
+def bursts(bench: Bench, jenkins: Any, owner: str, options: argparse.Namespace) -> dict[str, Any]:
+    xml, size = jenkins_test.freestyle_xml, options.burst
     for n in range(size):
         jenkins.create_job(f"hand-{n}", xml("true", label=f"{HAND}-{n}"))
-        jenkins.create_job(f"ours-{n}", xml("true", label=LABEL))
+        jenkins.create_job(f"ours-{n}", xml("true", label=owner))
     hands, ours = [], []
-    for _ in range(2):
+    for _ in range(options.bursts):
         hands.append(bench.burst(size, lambda n: f"hand-{n}", by_hand=True))
         ours.append(bench.burst(size, lambda n: f"ours-{n}", by_hand=False))
     return {
         "builds": size,
         "by hand, s": [round(s, 2) for s in hands],
         "ours, s": [round(s, 2) for s in ours],
-        "ratio": round(statistics.median(ours) / statistics.median(hands), 2),
+        "ratio": round(statistics.median(ours) / statistics.median(hands), 3),
     }
 
 
