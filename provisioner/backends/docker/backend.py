@@ -36,6 +36,7 @@ from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
 from provisioner.backends.docker.runtime import problem as runtime_problem
 from provisioner.backends.docker.ssh import SshFiles
+from provisioner.backends.docker.ssh_server import problem as ssh_server_problem
 from provisioner.backends.docker.verifying import place_problems
 from provisioner.backends.docker.watching import ends
 from provisioner.backends.turns import Turns
@@ -149,6 +150,8 @@ class DockerBackend:
                 )
             elif (error := await self._images.pull_problem(order.image)) is not None:
                 problems.append(f"{error.message}; {NEXT_STEP[error.reason]}")
+        if "{sshd}" in order.command and (missing := await self._in(self._reads, ssh_server_problem)) is not None:
+            problems.append(missing)
         if order.java == "injected" and (missing := await self._in(self._reads, runtime_problem)) is not None:
             problems.append(missing)
         for key, what in (("sidecars", "side containers"), ("build", "image builds")):

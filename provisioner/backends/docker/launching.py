@@ -18,6 +18,7 @@ from provisioner.backends.docker.jar import ensure_jar
 from provisioner.backends.docker.removal import remove_agent, remove_container
 from provisioner.backends.docker.runtime import TOOLS_AT, Runtime
 from provisioner.backends.docker.shared import SharedVolumes, mount
+from provisioner.backends.docker.ssh_server import SshServer
 from provisioner.backends.docker.workspaces import Workspaces
 from provisioner.model.errors import LaunchError, Reason
 
@@ -69,6 +70,7 @@ class Launching:
         self._runtime = runtime
         self._volumes = SharedVolumes(engine)
         self._injected = Runtime()
+        self._ssh_server = SshServer()
         self.class_data = ClassData(self._volumes)
         self._filling = Filling(engine=engine, images=images, fetched=fetched)
         self._workspaces = Workspaces(engine)
@@ -120,6 +122,7 @@ class Launching:
     def _prepared(self, order: Order) -> tuple[Order, list[str], list[dict[str, object]]]:
         """The order as it is met, the Java program with its first options, what the container shares with others."""
         volumes = [ensure_jar(self._volumes, order)] if order.agent_jar else []
+        server = [self._ssh_server.ensure(self._volumes, order)] if "{sshd}" in order.command else []
         java, known = self._java, self._images.known(order.image or "")
         of = known.id if known else None
         if order.java == "injected":
@@ -128,7 +131,7 @@ class Launching:
             java, of = f"{JAVA_AT}/bin/java", own.name
             path = order.env.get("PATH") or (known.path if known else "") or _ENGINE_PATH
             order = replace(order, env={**order.env, "PATH": f"{path}:{TOOLS_AT}"})
-        mounts = [mount(volume) for volume in volumes]
+        mounts = [mount(volume) for volume in (*volumes, *server)]
         if not order.agent_jar.startswith(_ZIP) or not of:
             return order, [java], mounts
         options, more = self.class_data.use(

