@@ -30,6 +30,7 @@ class SecretFile:
     at: str | None = None  # where the instance finds it besides, by a link
     env: str | None = None  # variable that is set to its path
     public: bool = False  # nothing to hide: every user of the instance may read it
+    of_server: bool = False  # belongs to whom the command runs as, though the agent may be another's (`work_as`)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,7 @@ class Order:
     jars_of: str = ""  # whose they are: agents with the same word fetch the same
     java: str = "image"  # image | injected: the backend brings a Java of its own
     run_as: str | None = None
+    work_as: str | None = None  # the agent's user, where the command starts it as another than itself
     env: Mapping[str, str] = field(default_factory=dict)
     pull: str = "missing"  # missing | always | never
     pull_timeout_s: float = 1800.0

@@ -59,9 +59,13 @@ def instance_order(
         command=way.command(setup),
         listens=way.listens,
         channel=way.channel,
+        work_as=way.work_as(agent.spec),
         remote_fs=template.remote_fs,
         files=(
-            *(SecretFile(name=f.name, content=f.content, public=f.public) for f in way.files(setup)),
+            *(
+                SecretFile(name=f.name, content=f.content, public=f.public, of_server=f.of_server)
+                for f in way.files(setup)
+            ),
             *secrets,
         ),
         agent_jar=agent_jar,

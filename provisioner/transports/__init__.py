@@ -22,6 +22,7 @@ class Transport:
 
     command: Callable[[Setup], tuple[str, ...]]  # with the place holders of `backends.contract.Order`
     files: Callable[[Setup], tuple[File, ...]]  # for the instance's secret folder
+    work_as: Callable[[Mapping[str, object]], str | None] = lambda _template: None  # see `Order.work_as`
     dialled: bool = False  # the controller dials; else the agent
     channel: bool = False  # the agent speaks through its own standard input and output, which somebody holds
     listens: bool = False  # the command listens on `{port}`, and the controller must reach it
@@ -30,7 +31,7 @@ class Transport:
 _TRANSPORTS: Mapping[str, Transport] = {
     "websocket": Transport(command=websocket.command, files=websocket.files),
     "tcp": Transport(command=tcp.command, files=tcp.files),
-    "ssh": Transport(command=ssh.command, files=ssh.files, dialled=True, listens=True),
+    "ssh": Transport(command=ssh.command, files=ssh.files, work_as=ssh.work_as, dialled=True, listens=True),
     "ssh-gateway": Transport(command=ssh_gateway.command, files=ssh_gateway.files, dialled=True, channel=True),
 }
 

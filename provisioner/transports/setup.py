@@ -23,3 +23,4 @@ class File:
     name: str
     content: bytes = field(repr=False)
     public: bool = False  # nothing to hide: every user of the instance may read it
+    of_server: bool = False  # belongs to whom the command runs as, though the agent may be another's

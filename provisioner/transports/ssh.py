@@ -59,10 +59,15 @@ def files(setup: Setup) -> tuple[File, ...]:
     """The host's private key, and whom it lets in."""
     keys = agent_keys(setup.secret)
     return (
-        File(name="host_key", content=keys.host.private.encode()),
+        File(name="host_key", content=keys.host.private.encode(), of_server=True),
         # OpenSSH's server reads it as the user who logs in
         File(name="authorized_keys", content=f"{keys.user.public}\n".encode(), public=True),
     )
+
+
+def work_as(template: Mapping[str, object]) -> str | None:
+    """Whose the agent's root is, if not the container's user: OpenSSH's server starts the agent as who logs in."""
+    return login(template) if _of_image(template) else None
 
 
 class Direct:

@@ -43,16 +43,16 @@ class Filling:
         Raises:
             RefusedError: the engine's own words.
         """
-        user, _, group = (order.run_as or self._image_user(order)).partition(":")
-        uid = self._uid(order, container, user)
+        server, _, _ = (order.run_as or self._image_user(order)).partition(":")
+        user, _, group = (order.work_as or order.run_as or self._image_user(order)).partition(":")
+        uid, server_uid = self._uid(order, container, user), self._uid(order, container, server)
         gid = int(group) if group.isdigit() else 0
         # without its number the user cannot own anything; nobody else is in this container
         open_to, folder_mode = (0o444, 0o777) if uid is None else (0o400, 0o755)
         archive = Archive()
         for file in order.files:
-            archive.file(
-                f"{SECRETS_AT}/{file.name}", file.content, uid=uid or 0, mode=0o444 if file.public else open_to
-            )
+            owner, mode = (server_uid or 0, 0o400) if file.of_server and order.work_as else (uid or 0, open_to)
+            archive.file(f"{SECRETS_AT}/{file.name}", file.content, uid=owner, mode=0o444 if file.public else mode)
         linked = {file.at: f"{SECRETS_AT}/{file.name}" for file in order.files if file.at}
         inside = [*(cache.at for cache in caches(order)), *([workspace_at(order)] if order.workspace_of else [])]
         above = self._missing_above([*linked, *inside], order, labels)
