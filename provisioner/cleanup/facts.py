@@ -13,6 +13,8 @@ from enum import StrEnum
 
 #: Begins the note in a build's description and the cause of a quarantine.
 MARK = "[provisioner]"
+#: Begins the cause of a node that is lent to another controller; a bar ends what is for people.
+LOAN_MARK = "[provisioner loan]"
 
 _NOTE = re.compile(
     rf"^{re.escape(MARK)} (?P<word>clean|spent|quarantined|void)(?:; mark=(?P<mark>\d+))?(?:; uses=(?P<uses>\S+))?; ",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from provisioner.cleanup.facts import MARK, Cleaning, NodeFacts, Note, Policy, Word
+from provisioner.cleanup.facts import LOAN_MARK, MARK, Cleaning, NodeFacts, Note, Policy, Word
 
 #: An executor may be free only a moment after its build has ended; what ended later than this was another build.
 #: A Pipeline gives it back before its end, other jobs when all is stored.
@@ -242,6 +242,8 @@ def _decide_held(node: NodeFacts, newest: Cleaning | None, failed: int) -> Decis
     held = node.held or "no reason given"
     if not is_our_quarantine(node.held):
         reason = f"a person took it offline ({held}); it stays so"
+        if held.startswith(LOAN_MARK):
+            reason = f"it is {held.removeprefix(LOAN_MARK).partition(' | ')[0].strip()}"
         return Decision(node=node.name, state=NodeState.HELD, act=Act.WAIT, reason=reason)
     if newest is not None and failed:
         # once a person has brought it back its failures are forgiven

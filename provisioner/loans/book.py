@@ -103,8 +103,9 @@ class LoanBook:
         began_s = self._monotonic()
         first = {name: place.look() for name, place in self.places.items()}
         views = first
-        if any(node.guest for view in first.values() for node in view.nodes.values()):
-            views = {name: place.look() for name, place in self.places.items()}
+        lent = {node.guest.node for view in first.values() for node in view.nodes.values() if node.guest is not None}
+        if lent:
+            views = {name: place.look(lent) for name, place in self.places.items()}
         guests = {
             (node.guest.name, node.guest.lender): (name, node)
             for name, view in first.items()

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from urllib.parse import parse_qsl, urlencode
 
+from provisioner.cleanup.facts import LOAN_MARK
+
 #: Begins both marks. Not the scheduler's own mark, whose nodes are in quarantine.
-MARK = "[provisioner loan]"
+MARK = LOAN_MARK
 _BAR = " | "
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _RANDOM = 13  # of 32 letters each: 65 bits

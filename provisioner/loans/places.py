@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,8 @@ _TREE = (
 #: In the description of every one-shot node of a provisioner.
 _ONE_SHOT = "jenkins-provisioner."
 _JAR_S = 60.0
+#: For so long a node that is disconnected all the time is taken as not lent.
+_TRUST_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,19 +69,24 @@ class Place:
             timeout_s=controller.timeout_s,
         )
         self.script = controller.bridge.value in {"auto", "script"}
+        self._unmarked: dict[str, tuple[str, float]] = {}  # disconnected nodes without a mark: session, until when
         self.causes: Causes = AnyCauses(self.http) if self.script else PlainCauses(self.http)
 
-    def look(self) -> PlaceView:
-        """Every node; a controller that does not answer is told as such, never as one without nodes."""
+    def look(self, asked: Collection[str] = ()) -> PlaceView:
+        """Every node; a controller that does not answer is told as such, never as one without nodes.
+
+        Args:
+            asked: nodes of which nothing that was seen earlier is taken for granted.
+        """
         try:
             answer = self.http.call("GET", f"computer/api/json?tree={_TREE}", op="loan")
-            nodes = [self._node(computer) for computer in self.http.parsed(answer, "computer/")["computer"]]
+            nodes = [self._node(computer, asked) for computer in self.http.parsed(answer, "computer/")["computer"]]
         except ControllerError as error:
             return PlaceView(nodes={}, now_s=None, problem=error.message)
         now_ms = time_ms(answer)
         return PlaceView(nodes={n.name: n for n in nodes}, now_s=None if now_ms is None else now_ms / 1000)
 
-    def _node(self, computer: Mapping[str, Any]) -> PlaceNode:
+    def _node(self, computer: Mapping[str, Any], asked: Collection[str]) -> PlaceNode:
         name = str(computer["displayName"])
         description = str(computer.get("description") or "")
         built_in = "MasterComputer" in str(computer.get("_class", ""))
@@ -87,8 +95,10 @@ class Place:
         connected = bool(root) or not computer.get("offline")
         one_shot = _ONE_SHOT in description
         kept = cause if cause.startswith(MARK) else None
-        if kept is None and not connected and not (built_in or one_shot):
-            kept = stored_mark(self.http, name)
+        if connected or name in asked:
+            self._unmarked.pop(name, None)
+        if kept is None and not (connected or built_in or one_shot):
+            kept = self._stored(name)
         return PlaceNode(
             name=name,
             built_in=built_in,
@@ -104,6 +114,16 @@ class Place:
             loan_text=kept or "",
             guest=read_guest(description),
         )
+
+    def _stored(self, name: str) -> str | None:
+        """What a disconnected node keeps, asked for now and then: only a connected one is ever lent."""
+        session, until_s = self._unmarked.get(name, ("", 0.0))
+        if session == self.http.session and time.monotonic() < until_s:
+            return None
+        kept = stored_mark(self.http, name)
+        if kept is None:
+            self._unmarked[name] = (self.http.session, time.monotonic() + _TRUST_S)
+        return kept
 
     # -- as a borrower
 
