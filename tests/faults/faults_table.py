@@ -49,15 +49,15 @@ FAULTS = (
     ),
     Fault(
         fault="`kill -9` beside a real Jenkins and a real Docker engine",
-        step="8 points of a freestyle and of a Pipeline build",
+        step="sample of 8 points of freestyle and Pipeline builds, transports websocket, tcp, ssh, ssh-gateway",
         then="the same",
-        tests=r"test_killed_for_real.*-docker",
+        tests=r"test_killed_for_real.*[\[-]docker",
     ),
     Fault(
         fault="`kill -9` beside a real Jenkins, process backend",
-        step="8 points of a freestyle and of a Pipeline build",
+        step="the same",
         then="the same",
-        tests=r"test_killed_for_real.*-process",
+        tests=r"test_killed_for_real.*[\[-]process",
     ),
     Fault(
         fault="`kill -9` in a start or stop, every backend",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,15 @@ def config(
     }
 
 
+def end_gateway(folder: Path) -> None:
+    """The SSH gateway outlives its sidecar on purpose."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"provisioner.gateway" in words and any(str(folder).encode() in word for word in words):
+                os.kill(int(entry.name), signal.SIGTERM)
+
+
 def killed_at(
     controller: Asked,
     folder: Path,
@@ -111,6 +122,10 @@ def killed_at(
         sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
     finally:
         sidecar.stop()
+        end_gateway(folder)
+    entries = ask(controller, "GET", "credentials/store/system/domain/_/api/json?tree=credentials[id]")
+    if entries.status == 200:  # a controller with the plugin for them
+        assert not [entry["id"] for entry in entries.json()["credentials"] if f".{owner}." in entry["id"]]
     console = ask(controller, "GET", f"job/{job}/1/consoleText").text
     assert result() == "SUCCESS", console
     assert console.count("+ echo done") == 1, console

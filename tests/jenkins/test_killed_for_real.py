@@ -5,6 +5,7 @@ Every pair of a backend of `PROVIDERS` and a transport is tried as soon as the c
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,11 +21,18 @@ pytestmark = [pytest.mark.timeout(900)]
 
 #: In the order of a life: written and not registered, registered, half started, connected, running, half removed.
 SAMPLE = (3, 7, 13, 19, 24, 28, 33, 38)
-FEW = (13, 28)
+FEW = (7, 13, 19, 28)  # for each other transport
+AT_ONCE = {
+    ("docker", "websocket", 13),
+    ("process", "websocket", 28),
+    ("process", "ssh", 13),
+    ("docker", "ssh-gateway", 13),
+}
 
 
 def template(backend: str, transport: str) -> dict[str, Any]:
-    image = {"image": "jenkins-provisioner-test/agent:latest", "pull": "never"} if backend == "docker" else {}
+    name = "sshd" if transport == TransportKind.SSH else "agent"
+    image = {"image": f"jenkins-provisioner-test/{name}:latest", "pull": "never"} if backend == "docker" else {}
     return image if transport == TransportKind.WEBSOCKET else {**image, "transport": transport}
 
 
@@ -37,28 +45,37 @@ def accepted(backend: str, transport: str) -> bool:
 
 
 WAYS = [
-    pytest.param(backend, transport.value, marks=[pytest.mark.docker] if backend == "docker" else [])
+    (backend, transport.value)
     for backend in PROVIDERS
     for transport in TransportKind
     if accepted(backend, transport.value)
 ]
 
 
+def cases(few: tuple[int, ...], at_once: Container[tuple[str, str, int]]) -> list[Any]:
+    """Every way at its points; most of them only when slow tests are asked for."""
+    found = []
+    for backend, transport in WAYS:
+        for at in SAMPLE if transport == TransportKind.WEBSOCKET else few:
+            marks = [pytest.mark.docker] if backend == "docker" else []
+            if (backend, transport, at) not in at_once:
+                marks.append(pytest.mark.slow)
+            found.append(pytest.param(backend, transport, at, marks=marks))
+    return found
+
+
 def test_each_backend_here_can_be_killed_with_the_usual_transport() -> None:
-    assert {(way.values[0], way.values[1]) for way in WAYS} >= {(backend, "websocket") for backend in PROVIDERS}
+    assert set(WAYS) >= {(backend, "websocket") for backend in PROVIDERS}
 
 
-@pytest.mark.parametrize(("backend", "transport"), WAYS)
-@pytest.mark.parametrize("at", [at if at in FEW else pytest.param(at, marks=pytest.mark.slow) for at in SAMPLE])
+@pytest.mark.parametrize(("backend", "transport", "at"), cases(FEW, AT_ONCE))
 def test_a_freestyle_build_runs_once_and_nothing_is_left(
     real_jenkins: Any, tmp_path: Path, backend: str, transport: str, at: int
 ) -> None:
     killed_at(real_jenkins, tmp_path, backend, at, template=template(backend, transport))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("backend", "transport"), WAYS)
-@pytest.mark.parametrize("at", SAMPLE)
+@pytest.mark.parametrize(("backend", "transport", "at"), cases((13, 28), ()))
 def test_a_pipeline_runs_once_and_nothing_is_left(
     real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path, backend: str, transport: str, at: int
 ) -> None:
