@@ -3,7 +3,7 @@
     python -m tests.faults.report                  print them
     python -m tests.faults.report --write          put them into docs/reliability.md
     python -m tests.faults.report --part crashes   only one of the two
-    python -m tests.faults.report --add FILE …     add results that `pytest --tier-report FILE` left elsewhere
+    python -m tests.faults.report --results FILE … take what `pytest --tier-report FILE` left; run nothing
 
 First every story with a death at each of its points, by the step at which the process died; then every other fault,
 by the tests that cause it (`faults_table.py`); then lives in which anything may happen.
@@ -136,16 +136,15 @@ def crash_points(folder: Path) -> Iterator[str]:
     yield f"{deaths} deaths in {len(SCENARIOS)} stories: {', '.join(story.name for story in SCENARIOS)}."
 
 
-def other_faults(folder: Path, add: list[Path]) -> Iterator[str]:
-    """Run the tests that cause them, the slow ones too."""
-    report = folder / "results.json"
-    command = [sys.executable, "-m", "pytest", "-q", f"--tier-report={report}", *faults_table.SUITE]
-    command += [f"--ignore={path}" for path in faults_table.WITHOUT]
-    if add:  # then the controller and the engine are those of another run
-        command += ["-m", "not jenkins"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "SLOW": "1"}, check=False, stdout=sys.stderr)
+def other_faults(folder: Path, known: list[Path]) -> Iterator[str]:
+    """Run the tests that cause them, the slow ones too, unless their results are there."""
+    if not known:
+        known = [folder / "results.json"]
+        command = [sys.executable, "-m", "pytest", "-q", f"--tier-report={known[0]}", *faults_table.SUITE]
+        command += [f"--ignore={path}" for path in faults_table.WITHOUT]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "SLOW": "1"}, check=False, stdout=sys.stderr)
     results: dict[str, str] = {}
-    for path in (report, *add):
+    for path in known:
         for test, result in json.loads(path.read_text()).items():
             if results.get(test) in (None, "skipped"):
                 results[test] = result["outcome"]
@@ -180,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/reliability.md")
     parser.add_argument("--lives", type=int, default=200, help="random lives besides the stories")
-    parser.add_argument("--add", type=Path, nargs="*", default=[], help="results of tests that ran elsewhere")
+    parser.add_argument("--results", type=Path, nargs="*", default=[], help="results of tests that ran already")
     parser.add_argument("--part", choices=["crashes", "faults"], nargs="*", default=["crashes", "faults"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="provisioner-report-") as made:
@@ -189,7 +188,7 @@ def main() -> None:
             if part == "crashes":
                 lines = [*crash_points(folder), "", at_random(args.lives, 60)]
             else:
-                lines = [*other_faults(folder, args.add)]
+                lines = [*other_faults(folder, args.results)]
             text = "\n".join(lines)
             print(text, flush=True)
             if args.write:
