@@ -25,7 +25,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     made.end()
 
 
-@pytest.mark.parametrize("how", ["is down", "hangs"])
+@pytest.mark.parametrize("how", [pytest.param("is down", marks=pytest.mark.slow), "hangs"])
 def test_builds_run_on_wait_and_end_well(
     real_jenkins: Any, jenkins_tools: ModuleType, engine: Engine, tmp_path: Path, how: str
 ) -> None:

@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.timeout(900)]
 SAMPLE = (3, 7, 13, 19, 24, 28, 33, 38)
 FEW = (7, 13, 19, 28)  # for each other transport
 AT_ONCE = {
-    ("docker", "websocket", 13),
     ("process", "websocket", 28),
     ("process", "ssh", 13),
     ("docker", "ssh-gateway", 13),
