@@ -53,6 +53,7 @@ class Provider:
     work_dir: str | None = None
     tls: None = None
     ssh: None = None
+    ssh_host: str | None = None
     timeout_s: float = 30.0
 
 
