@@ -110,6 +110,9 @@ class TwoEngines:
         self.sidecar = SidecarProcess(self.folder, config, token=self.jenkins.token)
         self.sidecar.start()
         self.sidecar.until(lambda: all(p["up"] for p in self.api("providers")["providers"]), "both answer")
+        self.sidecar.until(
+            lambda: self.api("controllers")["controllers"][0]["up"], "the controller answers", within_s=120
+        )
         return self.sidecar
 
     def freestyle(self, name: str, shell: str = "true", **more: Any) -> str:
