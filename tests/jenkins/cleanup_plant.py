@@ -60,13 +60,13 @@ class Counts(NamedTuple):
 class Plant:
     """Nodes of one controller that are cleaned, each with one executor and a journal in its root folder."""
 
-    def __init__(self, jenkins: Any, tools: Any, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, jenkins: Any, tools: Any, folder: Path, names: Iterable[str], *, kind: str = "pipeline") -> None:
         self.jenkins = jenkins
         self.tools = tools
         self.names = tuple(names)
         self.agents = Agents(jenkins, folder)
         self.folder = folder
-        jenkins.create_job(JOB, cleaning_xml(tools, "pipeline"))
+        jenkins.create_job(JOB, cleaning_xml(tools, kind))
         work = tools.freestyle_xml(_WORK, label="clean", parameters={"N": ""})
         jenkins.create_job("work", work.replace(*_CONCURRENT))
         jenkins.create_job(

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cleanup_plant import JOB, CleanupProcess, Plant, cleaning_xml
+from cleanup_plant import JOB, CleanupProcess, Plant
 
 NAMES = ("b1", "b2", "b3")
 
@@ -17,8 +17,7 @@ def test_two_schedulers_a_killer_a_person_and_a_broken_node(
     real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path
 ) -> None:
     """Builds that need a clean node wait all the while; the cleanup job is one that cannot choose its node."""
-    plant = Plant(real_jenkins, jenkins_tools, tmp_path / "nodes", NAMES)
-    real_jenkins.create_job(JOB, cleaning_xml(jenkins_tools, "plain"))
+    plant = Plant(real_jenkins, jenkins_tools, tmp_path / "nodes", NAMES, kind="plain")
     both = [CleanupProcess(plant, tmp_path, name, retries=1) for name in ("one", "two")]
     stop = threading.Event()
     edits: list[str] = []
