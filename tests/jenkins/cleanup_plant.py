@@ -161,6 +161,10 @@ class Plant:
     def mend(self, name: str, how: str) -> None:
         (Path(self.agents.home(name)) / how).unlink()
 
+    def mend_all(self, name: str) -> None:
+        for how in ("broken", "hang"):
+            (Path(self.agents.home(name)) / how).unlink(missing_ok=True)
+
     def work(self, builds: int) -> list[tuple[str, int]]:
         """Queue builds that need a clean node, of both kinds in turn; their queue ids."""
         queued = []
@@ -182,7 +186,7 @@ class Plant:
             for build in self.jenkins.get_json(f"job/{job}/{tree}")["builds"]
         )
 
-    def until(self, true: Callable[[], object], what: str, *, within_s: float = 180.0) -> None:
+    def until(self, true: Callable[[], object], what: str, *, within_s: float = 400.0) -> None:
         deadline = time.monotonic() + within_s
         while not true():
             if time.monotonic() > deadline:
@@ -263,7 +267,7 @@ class CleanupProcess:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
-    def run(self, *options: str, within_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, within_s: float = 400) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self._command(*options), env=self._env, capture_output=True, text=True, timeout=within_s, check=False
         )

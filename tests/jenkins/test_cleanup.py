@@ -14,7 +14,7 @@ import pytest
 from cleanup_plant import JOB, CleanupProcess, Plant
 from cutting_proxy import CuttingProxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # on a loaded machine Jenkins may take its time
 
 NAMES = ("c1", "c2", "c3", "c4", "c5", "c6")
 
@@ -29,6 +29,12 @@ def plant(real_jenkins: Any, jenkins_tools: ModuleType, tmp_path_factory: pytest
 @pytest.fixture
 def settled(plant: Plant, tmp_path: Path) -> Plant:
     """All nodes clean, nothing queued, whatever the test before left."""
+    for item in plant.jenkins.queue_items():
+        plant.jenkins.cancel(item["id"])
+    for name in NAMES:
+        plant.mend_all(name)
+        if plant.computer(name)["temporarilyOffline"]:
+            plant.jenkins.request("POST", f"computer/{name}/toggleOffline")
     ended = CleanupProcess(plant, tmp_path, "settle", at_once=6).run("--once")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     plant.begin()
@@ -167,8 +173,8 @@ def test_a_used_node_takes_no_second_build_although_no_scheduler_runs(settled: P
 @pytest.mark.parametrize(
     ("bridge", "lasts_s"),
     [
-        pytest.param("auto", 600, marks=pytest.mark.timeout(1200)),
-        pytest.param("off", 600, marks=pytest.mark.timeout(1200)),
+        ("auto", 600),
+        ("off", 600),
     ],
 )
 def test_two_schedulers_at_once_clean_nothing_twice(
@@ -236,7 +242,6 @@ STEPS = {
 }
 
 
-@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("bridge", ["auto", "off"])
 def test_a_scheduler_killed_in_the_middle_of_each_step_does_no_harm(
     settled: Plant, tmp_path: Path, bridge: str, record_property: Callable[[str, object], None]
