@@ -48,8 +48,13 @@ def dispatchers = jenkins.getExtensionList(hudson.model.queue.QueueTaskDispatche
 def guard = dispatchers.find { it.class.simpleName == 'ProvisionerCleanGuard' }
 """
 
-_WATCH = """
-def guard = ProvisionerCleanInstaller.guard(ask.version)
+#: A step that needs the guard, in its present form, begins with this; see `run_guarded`.
+NEEDS_GUARD = FIND_GUARD + "\nif (guard?.version != ask.version) return [code: 'no guard']\n"
+_INSTALL = "ProvisionerCleanInstaller.guard(ask.version)\nreturn [code: 'done']"
+
+_WATCH = (
+    NEEDS_GUARD
+    + """
 def before = guard.wards[ask.job]
 def marks = [:], nodes = [:]
 jenkins.nodes.each { node ->
@@ -65,8 +70,9 @@ jenkins.nodes.each { node ->
 }
 // read without a lock by the queue: put in whole
 guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, nodes: nodes, cared: ask.names as Set]]
-return ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }
+return [code: 'done', idle: ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }]
 """
+)
 
 _IDLE = "ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }"
 
@@ -133,7 +139,6 @@ class ScriptHands:
         else:
             ask = {
                 "names": sorted(names),
-                "version": GUARD_VERSION,
                 "job": self._job,
                 "cleanable": guard.cleanable,
                 "clean": guard.clean,
@@ -141,7 +146,7 @@ class ScriptHands:
                 "marks": dict(guard.marks),
                 "skipped": sorted(guard.skipped),
             }
-            found = self._run(_WATCH, ask, classes=GUARD)
+            found = run_guarded(self._http, _WATCH, ask)["idle"]
         # a computer without executors tells a number before all times
         return {name: int(at) for name, at in found.items() if isinstance(at, int) and at > 0}
 
@@ -192,8 +197,27 @@ class ScriptHands:
             raise ControllerError(f"node {name} is gone; nothing is left to do for it", code=404)
         return found
 
-    def _run(self, work: str, ask: Mapping[str, object], classes: str = "") -> dict[str, Any]:
-        return run_script(self._http, work, ask, classes)
+    def _run(self, work: str, ask: Mapping[str, object]) -> dict[str, Any]:
+        return run_script(self._http, work, ask)
+
+
+def run_guarded(http: Rest, work: str, ask: Mapping[str, object]) -> dict[str, Any]:
+    """A step that begins with `NEEDS_GUARD`. Its classes, which are dear to compile, are sent only when it is missing.
+
+    Args:
+        http: the controller.
+        work: the step.
+        ask: what it is to know, besides the guard's version.
+
+    Raises:
+        ControllerError: as of `run_script`.
+    """
+    ask = {**ask, "version": GUARD_VERSION}
+    found = run_script(http, work, ask)
+    if found.get("code") == "no guard":
+        run_script(http, _INSTALL, ask, GUARD)
+        found = run_script(http, work, ask)
+    return found
 
 
 def run_script(http: Rest, work: str, ask: Mapping[str, object], classes: str = "") -> dict[str, Any]:

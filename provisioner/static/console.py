@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provisioner.cleanup.console import FIND_GUARD, GUARD, GUARD_VERSION, run_script
+from provisioner.cleanup.console import NEEDS_GUARD, run_guarded
 from provisioner.cleanup.facts import Policy
 from provisioner.controller.rest import Rest
 from provisioner.static.facts import Seat, StaticNode
 
-_INSTALL = "ProvisionerCleanInstaller.guard(ask.version); return [code: 'done']"
-
-_NEEDS_GUARD = (
-    FIND_GUARD
+_BEGIN = (
+    NEEDS_GUARD
     + """
-if (guard?.version != ask.version) return [code: 'no guard']
 def seat = ask.name == null ? null : guard.seats[ask.name]
 def forgetLabels = { ->
     def trim = Jenkins.getDeclaredMethod('trimLabels')
@@ -27,7 +24,7 @@ def forgetLabels = { ->
 )
 
 _LOOK = (
-    _NEEDS_GUARD
+    _BEGIN
     + """
 def ward = guard.wards[ask.job]
 def seen = []
@@ -53,7 +50,7 @@ return [code: 'done', nodes: seen]
 )
 
 _RESERVE = (
-    _NEEDS_GUARD
+    _BEGIN
     + """
 def node = jenkins.getNode(ask.name)
 if (node == null) return [code: 'is gone']
@@ -79,12 +76,10 @@ return [code: 'done']
 """
 )
 
-_SAY = (
-    _NEEDS_GUARD + "if (seat?.agent == ask.agent && !seat.taken) seat.lines.addAll(ask.lines)\nreturn [code: 'done']\n"
-)
+_SAY = _BEGIN + "if (seat?.agent == ask.agent && !seat.taken) seat.lines.addAll(ask.lines)\nreturn [code: 'done']\n"
 
 _FREE = (
-    _NEEDS_GUARD
+    _BEGIN
     + """
 if (seat?.agent != ask.agent) return [code: 'done']
 if (ask.ends) {
@@ -145,13 +140,7 @@ class ScriptSeats:
         self._run(_FREE, name=node, agent=agent, ends=ends_build)
 
     def _run(self, work: str, **ask: object) -> dict[str, Any]:
-        """A step that needs the guard, which is put in first if it is not there: after a restart of the controller."""
-        ask = {"job": self._job, "version": GUARD_VERSION, "name": None, **ask}
-        found = run_script(self._http, work, ask)
-        if found.get("code") == "no guard":
-            run_script(self._http, _INSTALL, ask, classes=GUARD)
-            found = run_script(self._http, work, ask)
-        return found
+        return run_guarded(self._http, work, {"job": self._job, "name": None, **ask})
 
     def _node(self, said: Mapping[str, Any]) -> StaticNode:
         labels = frozenset(str(label) for label in said["labels"])

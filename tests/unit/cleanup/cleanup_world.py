@@ -246,11 +246,12 @@ class WorldRest:
             due_ms = world.now_ms + 1000 * delay_s
             world.queue.append({"id": world.ids, "node": node, "since_ms": world.now_ms, "due_ms": due_ms})
 
-    def _script_idle(self, ask: Mapping[str, Any]) -> dict[str, int | None]:
+    def _script_idle(self, ask: Mapping[str, Any]) -> dict[str, Any]:
         nodes = self.world.nodes
         if "marks" in ask:
             self.world.guard = self._merged(ask)
-        return {name: None if nodes[name].running else nodes[name].idle_since_ms for name in ask["names"]}
+        idle = {name: None if nodes[name].running else nodes[name].idle_since_ms for name in ask["names"]}
+        return {"code": "done", "idle": idle} if "marks" in ask else idle
 
     def _merged(self, ask: Mapping[str, Any]) -> dict[str, int]:
         marks: dict[str, int] = {}
