@@ -426,7 +426,7 @@ class Life(RuleBasedStateMachine):
     def a_person_takes_a_label(self, name: str, label: str) -> None:
         gone = {label}
         if label == "cleanable" and not self.script:
-            gone.add("clean")  # what runs while nobody looks is not known to plain REST
+            gone |= {"clean", "dirty"}  # what runs while nobody looks is not known to plain REST
         self.world.relabel(name, " ".join(x for x in self.world.nodes[name].labels if x not in gone))
 
     @rule(name=st.sampled_from("ab"))
