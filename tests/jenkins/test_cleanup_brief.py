@@ -8,11 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 from cleanup_plant import JOB, CleanupProcess, Plant
 
 NAMES = ("b1", "b2", "b3")
 
 
+@pytest.mark.timeout(900)  # 50 s on a machine of its own
 def test_two_schedulers_a_killer_a_person_and_a_broken_node(
     real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path
 ) -> None:
