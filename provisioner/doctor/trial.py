@@ -36,14 +36,17 @@ _OLDEST_JAVA = 11
 #: What the last lines of an agent that did not connect mean.
 _MEANS = (
     ("UnknownHostException", "the name in `agent_url` is not known where agents run; set another, or `extra_hosts`"),
+    ("UnresolvedAddress", "the name in `agent_url` is not known where agents run; set another, or `extra_hosts`"),
     ("ConnectException", "nothing answers at `agent_url` where the agent runs; inside a container 127.0.0.1 is itself"),
     ("refused", "nothing answers at `agent_url` where the agent runs; inside a container 127.0.0.1 is itself"),
     ("timed out", "no way leads from the agent's network to `agent_url`; look at firewall and `network`"),
     ("unreachable", "no way leads from the agent's network to `agent_url`; look at firewall and `network`"),
+    ("not 101: 403", "the controller refuses the agent; look at its log"),
+    ("not 101: 5", "the controller, or the proxy in front of it, fails at `agent_url`; look at their logs"),
+    ("not 101", "what answers at `agent_url` takes no WebSocket: another server, or a proxy that passes no Upgrade on"),
     ("PKIX", "the agent's Java does not know who signed the certificate of `agent_url`; add it to the image"),
     ("SSLHandshake", "the agent's Java cannot agree with the TLS of `agent_url`; is it http:// there?"),
     ("UnsupportedClassVersion", "the image's Java is too old for this controller; use `java: injected`"),
-    ("403", "the controller refuses the agent; look at its log"),
 )  # fmt: skip
 #: For who may do something about it, other than a build's console.
 _FIXES = {
@@ -160,9 +163,9 @@ class Trials:
         if not problem:
             findings.ok("agent", f"reaches {url} by {template.transport}: connected and removed in {took_s:.1f} s")
             return
-        last = next((line for line in reversed(tail) if line.strip()), "it says nothing")
+        last = _telling(tail)
         fix = _meaning(tail) or "look at what it says, and try `agent_url` from inside an instance"
-        findings.fail("agent", f"does not connect to {url}: {problem}; its last line: {last.strip()[:200]}", fix)
+        findings.fail("agent", f"does not connect to {url}: {problem}; it says: {last.strip()[:200]}", fix)
 
     async def _connected(self, agent: str, backend: Backend, ids: dict[str, str], within_s: float) -> str:
         """Why it did not connect, or ""."""
@@ -237,6 +240,12 @@ async def _upgrade(url: str, agent: str, secret: str) -> int:
                 return 101
         except aiohttp.WSServerHandshakeError as error:
             return error.status
+
+
+def _telling(tail: Sequence[str]) -> str:
+    """The line that says why: the innermost cause of a stack trace, else the last line."""
+    causes = [line for line in tail if line.startswith("Caused by:")]
+    return next((line for line in reversed(causes or tail) if line.strip()), "it says nothing")
 
 
 def _meaning(tail: Sequence[str]) -> str:

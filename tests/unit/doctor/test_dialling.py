@@ -99,6 +99,9 @@ def test_the_controllers_way_to_a_gateway_is_tried_where_one_runs() -> None:
     [
         ("java.net.UnknownHostException: jenkins", "is not known where agents run"),
         ("Caused by: java.net.ConnectException: Connection refused", "inside a container 127.0.0.1 is itself"),
+        ("Caused by: java.nio.channels.UnresolvedAddressException", "is not known where agents run"),
+        ("HandshakeException: Response code was not 101: 404.", "takes no WebSocket"),
+        ("HandshakeException: Response code was not 101: 403.", "refuses the agent"),
         ("java.net.http.HttpTimeoutException: request timed out", "look at firewall and `network`"),
         ("PKIX path building failed", "does not know who signed the certificate"),
         ("UnsupportedClassVersionError: class file version 61.0", "`java: injected`"),
