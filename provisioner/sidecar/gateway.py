@@ -53,7 +53,7 @@ class GatewayKeeper:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep(), name="gateway")
-            group.create_task(self._sweep(), name="gateway sweep")
+            group.create_task(self.sweep(), name="gateway sweep")
 
     async def part(self) -> None:
         """Leave the gateway to its agents."""
@@ -72,10 +72,10 @@ class GatewayKeeper:
                 log.exception("gateway.fault")
             await asyncio.sleep(_AFTER_FAULT_S)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         """Revoke what two looks in a row found at the gateway and nowhere in the records."""
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await self._desk.clock.sleep(SWEEP_EVERY_S)
             try:
                 await self.look()
             except LaunchError as error:

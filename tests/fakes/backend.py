@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from provisioner.backends.contract import (
+    Channel,
     Checkpoint,
     Ended,
     Found,
@@ -17,8 +18,9 @@ from provisioner.backends.contract import (
     Stats,
     Status,
 )
-from provisioner.model.errors import LaunchError
+from provisioner.model.errors import LaunchError, Reason
 from provisioner.transports.dialling import Address
+from tests.fakes.channel import FakeChannel
 
 
 @dataclass
@@ -80,6 +82,13 @@ class FakeBackend:
 
     def java(self, source: str) -> str:
         return "java"
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:
+        self._check()
+        instance = self.instances.get(agent)
+        if instance is None or not instance.order.channel:
+            raise LaunchError("there is no channel", reason=Reason.AGENT_LOST)
+        return FakeChannel()
 
     async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
         self._check()

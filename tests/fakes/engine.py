@@ -6,9 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from provisioner.backends.contract import Checkpoint, Ended, Found, InstanceState, Listing, Order, Progress, Status
+from provisioner.backends.contract import (
+    Channel,
+    Checkpoint,
+    Ended,
+    Found,
+    InstanceState,
+    Listing,
+    Order,
+    Progress,
+    Status,
+)
 from provisioner.model.errors import LaunchError, Reason
 from tests.fakes.backend import FakeBackend, FakeInstance
+from tests.fakes.channel import FakeChannel
 
 _CALL_TIMEOUT_S = 30.0
 
@@ -77,12 +88,33 @@ class FakeEngine(FakeBackend):
         instance = self.instances.get(order.agent)
         if instance is None:
             raise LaunchError("its container was removed by somebody else", reason=Reason.CREATE_REJECTED)
+        if instance.status.state is InstanceState.CREATED and not order.channel:
+            self._begin(order.agent)
+
+    def _begin(self, agent: str) -> None:
+        instance = self.instances[agent]
         if instance.status.state is InstanceState.CREATED:
             instance.status = Status(state=InstanceState.RUNNING)
-            self.launches.append(order.agent)
+            self.launches.append(agent)
             if self.exits_left > 0 and self.exits_after_s is not None:
                 self.exits_left -= 1
-                asyncio.get_running_loop().call_later(self.exits_after_s, self._exit, order.agent)
+                asyncio.get_running_loop().call_later(self.exits_after_s, self._exit, agent)
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:
+        await self.ready()
+        instance = self.instances.get(agent)
+        if instance is None or instance.status.state is not InstanceState.CREATED:
+            raise LaunchError("its channel was opened before, or it is gone", reason=Reason.AGENT_LOST)
+        self._begin(agent)
+        return _EngineChannel(self, agent)
+
+    def hang_up(self, agent: str) -> bool:
+        """Whoever held the agent's input is gone; whether the agent ended with that."""
+        instance = self.instances.get(agent)
+        ends = instance is not None and instance.status.state is InstanceState.RUNNING
+        if ends:
+            self.end(agent, exit_code=0)
+        return ends
 
     def _exit(self, agent: str) -> None:
         if agent in self.instances:
@@ -134,3 +166,15 @@ class FakeEngine(FakeBackend):
     @property
     def empty(self) -> bool:
         return not (self.instances or self.volumes)
+
+
+class _EngineChannel(FakeChannel):
+    """The streams of a fake instance: it ends with its input."""
+
+    def __init__(self, engine: FakeEngine, agent: str) -> None:
+        super().__init__()
+        self._engine, self._agent = engine, agent
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        self._engine.hang_up(self._agent)
+        await super().close(grace_s)

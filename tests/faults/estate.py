@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from unittest import mock
 
 import structlog
 
 from provisioner.config import Settings
 from provisioner.controller.port import BridgeMode
+from provisioner.gateway.client import GatewayClient
+from provisioner.gateway.meeting import ByGateway
 from provisioner.lifecycle import planner, standby
 from provisioner.lifecycle.desk import ControllerHandle, Desk
 from provisioner.lifecycle.engine import Engine
@@ -27,10 +29,12 @@ from provisioner.lifecycle.requests import RequestBook
 from provisioner.model.agent import AgentState, Target, new_agent_name
 from provisioner.records.store import Store
 from provisioner.routing.match import Router
+from provisioner.sidecar.gateway import GatewayKeeper
 from provisioner.telemetry.metrics import Metrics
 from tests.fakes.clock import VirtualClock, VirtualLoop
 from tests.fakes.dialled import FakeDialled
 from tests.fakes.engine import FakeEngine
+from tests.fakes.gateway import FakeGateway, FakeGatewayClient
 from tests.fakes.jenkins import FakeJenkins, Work
 from tests.faults.mortal import Killed, Life, MortalBackend, MortalController, MortalStore, Reaper, immortal
 
@@ -89,6 +93,7 @@ class Estate:
         self.clock = VirtualClock(self.loop)
         self.box, self.den = FakeEngine(name="box"), FakeEngine(name="den")
         self.engines = {"box": self.box, "den": self.den}
+        self.gateway = FakeGateway(self.engines)
         self.jenkins = FakeJenkins(self.clock, self.box, self.den, mode=mode)
         self.faults: list[str] = []  # errors that a sidecar logged
         self.lives: list[Life] = []
@@ -129,13 +134,23 @@ class Estate:
                 for p in self.settings.providers
             },
             book=RequestBook(self.store, self.clock, Router(templates), {t.name: t.retries for t in templates}),
-            dialled={"ssh": FakeDialled()},
+            dialled={
+                "ssh": FakeDialled(),
+                "ssh-gateway": ByGateway(
+                    cast("GatewayClient", FakeGatewayClient(self.gateway, life.act)),
+                    {name: {"name": name} for name in self.engines},
+                ),
+            },
         )
         restore_drained(self.desk)
         self.engine = Engine(self.desk)
         self.operations = Operations(self.engine)
         self.engine.take_over()
-        await self.engine.run()
+        sweeping = asyncio.create_task(GatewayKeeper(self.desk).sweep())
+        try:
+            await self.engine.run()
+        finally:
+            sweeping.cancel()
 
     def order(self, do: Callable[[Operations], object]) -> None:
         """An operator says so, to a process that is at work."""
@@ -255,6 +270,7 @@ class Estate:
             and not self.jenkins.nodes
             and not self.jenkins.entries
             and all(engine.empty for engine in self.engines.values())
+            and self.gateway.empty
             and not self.desk.agents
         )
 

@@ -13,7 +13,18 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
-from provisioner.backends.contract import Backend, Checkpoint, Ended, Found, Listing, Order, Progress, Stats, Status
+from provisioner.backends.contract import (
+    Backend,
+    Channel,
+    Checkpoint,
+    Ended,
+    Found,
+    Listing,
+    Order,
+    Progress,
+    Stats,
+    Status,
+)
 from provisioner.controller.port import (
     Controller,
     ControllerInfo,
@@ -277,6 +288,10 @@ class MortalBackend:
     async def address(self, agent: str, ids: Mapping[str, str]) -> Address | None:
         self._life.check()
         return await self._backend.address(agent, ids)
+
+    async def open_channel(self, agent: str, ids: Mapping[str, str]) -> Channel:
+        found: Channel = await self._life.act("open channel", lambda: self._backend.open_channel(agent, ids))
+        return found
 
     async def stop(self, agent: str, ids: Mapping[str, str]) -> None:
         await self._life.act("stop", lambda: self._backend.stop(agent, ids))

@@ -163,6 +163,12 @@ def controller_up(estate: Estate) -> None:
     estate.jenkins.recover()
 
 
+def gateway_dies(estate: Estate) -> None:
+    for name in tuple(estate.jenkins.nodes):
+        estate.jenkins.excuse(name)  # its builds end with it: the one exception of the third guarantee
+    estate.gateway.die()
+
+
 def restart(estate: Estate) -> None:
     estate.jenkins.restart()
 
@@ -185,6 +191,7 @@ _EXITED = ("ended: agent_exited",)
 _UNCONNECTED = ("ended: connect_timeout",)
 _OFF = BridgeMode.OFF
 _SSH = {"transport": "ssh"}
+_GATEWAY = {"transport": "ssh-gateway"}
 
 SCENARIOS = (
     Scenario(name="a build", play=one),
@@ -197,6 +204,25 @@ SCENARIOS = (
         then={6: cancel},
         ends=(_RAN_OR_CANCELLED,),
         template=_SSH,
+    ),
+    Scenario(name="a build through the gateway", play=one, template=_GATEWAY),
+    Scenario(name="a build through the gateway without the bridge", play=one, template=_GATEWAY, mode=_OFF, stride=4),
+    Scenario(
+        name="cancelled before its gateway opens it",
+        play=long_pull,
+        then={6: cancel},
+        ends=(_RAN_OR_CANCELLED,),
+        template=_GATEWAY,
+        stride=4,
+    ),
+    Scenario(
+        name="a Pipeline whose gateway dies",
+        play=one_pipeline,
+        then={12: gateway_dies},
+        ends=(("ran", "cut as allowed", *_EXITED),),
+        most_agents=3,
+        template=_GATEWAY,
+        stride=4,
     ),
     Scenario(name="a Pipeline over a restart of Jenkins", play=one_pipeline, then={12: restart}),
     Scenario(name="an image that is missing", play=bad_image, ends=(_MISSING,)),
