@@ -14,6 +14,7 @@ import structlog
 from provisioner.controller.bridge_answers import EventBatch, Hello
 from provisioner.controller.bridge_client import BridgeClient
 from provisioner.controller.port import (
+    AgentPort,
     BridgeMode,
     Controller,
     ControllerInfo,
@@ -28,6 +29,7 @@ from provisioner.controller.port import (
 )
 from provisioner.controller.rest import Rest
 from provisioner.controller.rest_mode import RestMode
+from provisioner.controller.served import Served
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import BUILDS_OWN_FAULT, ControllerError
 from provisioner.model.queue import QueueItem, RequestKey
@@ -41,7 +43,6 @@ _POLL_S = 25  # the longest silence of the long poll, below the time-outs of the
 _CUT = frozenset({0, 408, 502, 503, 504})  # how a proxy tells that it lost patience
 _CUT_AFTER_S = 1.0  # what breaks sooner was no silence
 _THREADS = 8  # for short calls
-_AGENT_JAR_S = 60.0
 _BRIDGE_S = 30.0  # its script is compiled by the controller, and an op may wait for the queue's lock
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ class Connection:
         self._info: ControllerInfo | None = None
         self._poll_s = _POLL_S
         self._choosing = asyncio.Lock()
-        self._jar: tuple[str, bytes] | None = None
+        self._served = Served(http, self._pool, monotonic)
 
     @property
     def info(self) -> ControllerInfo | None:
@@ -358,17 +359,11 @@ class Connection:
 
     async def agent_jar(self) -> bytes:
         """The controller's own agent.jar; read once for each start of the controller."""
-        session = self._http.session
-        if self._jar is None or self._jar[0] != session:
-            answer = await self._pool.run(
-                self._http.call, "GET", "jnlpJars/agent.jar", op="agent_jar", timeout_s=_AGENT_JAR_S
-            )
-            if not answer.content.startswith(b"PK"):
-                raise ControllerError(
-                    f"controller {self._http.name}: jnlpJars/agent.jar is no archive", code=answer.status
-                )
-            self._jar = (session, answer.content)
-        return self._jar[1]
+        return await self._served.agent_jar()
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        """The TCP port for agents; looked at anew after a minute."""
+        return await self._served.agent_port(agent_url)
 
     def requests_made(self) -> Mapping[tuple[str, str], int]:
         """Requests by (operation, status code)."""

@@ -159,6 +159,15 @@ def credentials_id(owner: str, name: str) -> str:
     return f"jenkins-provisioner.{owner}.{name}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentPort:
+    """A controller's TCP port for agents, as it announces it."""
+
+    host: str
+    port: int | None  # None: it is disabled
+    problem: str = ""  # why it does not answer us; agents may see it all the same
+
+
 class Fate(StrEnum):
     """What became of a queue item that is no longer in the queue."""
 
@@ -282,6 +291,10 @@ class Controller(Protocol):
 
     async def outcome(self, build_url: str) -> str | None:
         """The result of a build, such as SUCCESS or FAILURE; None while it has none, or is not there."""
+        ...
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        """The TCP port for agents; looked at anew after a minute."""
         ...
 
     async def agent_jar(self) -> bytes:

@@ -11,8 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from provisioner.config import BridgeChoice, Controller, Settings, TransportKind
+from provisioner.controller.agent_port import agent_port
 from provisioner.controller.rest import Answer, Rest
-from provisioner.doctor.agent_port import agent_port
 from provisioner.doctor.dialling import examine_dialling
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ControllerError
@@ -219,15 +219,16 @@ class ControllerCheck:
         needed = any(
             t.transport is TransportKind.TCP and t.serves(self._controller.name) for t in self._settings.templates
         )
-        host, port, problem = agent_port(self._http, self._controller.agent_url or self._controller.url)
-        if port is None:
+        seen = agent_port(self._http, self._controller.agent_url or self._controller.url, op="doctor")
+        problem = seen.problem
+        if seen.port is None:
             if needed:
                 fix = "set the TCP port for inbound agents in Jenkins' security settings, or use transport: websocket"
                 self.findings.fail("agent port", "it has no TCP port for agents, and a template uses it", fix)
             else:
                 self.findings.ok("agent port", "there is none, and no template needs it")
         elif not problem:
-            self.findings.ok("agent port", f"{host}:{port} speaks the agents' protocol")
+            self.findings.ok("agent port", f"{seen.host}:{seen.port} speaks the agents' protocol")
         elif needed:
             self.findings.fail("agent port", problem, "open it for the networks that agents run in")
         else:

@@ -11,6 +11,7 @@ import structlog
 
 from provisioner.backends.contract import Checkpoint, Progress
 from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle import agent_port
 from provisioner.lifecycle.deadlines import connect_left_s, time_left
 from provisioner.lifecycle.dialling import DIALLED_MARK, Dialling
 from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, take_down
@@ -120,6 +121,7 @@ class AgentSteps:
         task.move(AgentState.REGISTERING)
 
     async def _register(self, task: AgentTask) -> None:
+        await agent_port.check(self._desk, task)
         secret = await self._ensure_node(task)
         measure_queue(self._desk, task)
         task.move(AgentState.STARTING)
@@ -192,7 +194,7 @@ class AgentSteps:
         connect_s = task.template.timeouts.connect_s
         deadline = task.clock.monotonic() + connect_left_s(task, connect_s)
         dialled = self._dialling.dials(task)
-        problem, reason = f"the agent did not connect to {self._desk.agent_url(task.agent)}", Reason.CONNECT_TIMEOUT
+        problem, reason = "", Reason.CONNECT_TIMEOUT
         looked = False
         while not (facts.online or facts.started or facts.finished or task.doomed):
             if facts.vanished:
@@ -203,6 +205,7 @@ class AgentSteps:
             if left_s <= 0 and controller.up:
                 if DIALLED_MARK in task.agent.marks:
                     await self._dialling.last_words(task)
+                problem = problem or f"the agent did not connect to {await agent_port.whereto(self._desk, task)}"
                 await self._fail_launch(task, reason, f"{problem} within {connect_s:.0f} s")
                 return
             if dialled and DIALLED_MARK not in task.agent.marks:

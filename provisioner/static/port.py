@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from provisioner.controller.port import (
+    AgentPort,
     BuildFinished,
     BuildStarted,
     Controller,
@@ -244,6 +245,10 @@ class StaticPort:
     async def others(self, request: QueueItem) -> bool:
         """Whether somebody else could serve the item."""
         return await self._inner.others(request)
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        """The controller's TCP port for agents."""
+        return await self._inner.agent_port(agent_url)
 
     async def agent_jar(self) -> bytes:
         """The controller's own agent.jar."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from provisioner.controller.port import (
+    AgentPort,
     BridgeMode,
     BuildFinished,
     BuildStarted,
@@ -60,6 +61,7 @@ class FakeController:
         self.quieting_down = False
         self.entries: set[str] = set()  # agents with a credentials entry
         self.dialled: dict[str, Dial] = {}
+        self.port_for_agents = AgentPort(host="c", port=50000)
         self.launch_log: dict[str, tuple[str, ...]] = {}
         self.given: list[tuple[str, QueueItem]] = []
         self._seen: asyncio.Queue[Observation] = asyncio.Queue()
@@ -273,6 +275,9 @@ class FakeController:
     async def outcome(self, build_url: str) -> str | None:
         self._check("outcome")
         return self.outcomes.get(build_url)
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        return self.port_for_agents
 
     async def agent_jar(self) -> bytes:
         return self.jar

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from provisioner.backends.contract import InstanceState
 from provisioner.controller.port import (
+    AgentPort,
     BridgeMode,
     BuildFinished,
     BuildStarted,
@@ -543,6 +544,9 @@ class FakeJenkins:
     async def outcome(self, build_url: str) -> str | None:
         self._call("outcome")
         return None
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        return AgentPort(host="c", port=50000)
 
     async def agent_jar(self) -> bytes:
         self._call("agent_jar")

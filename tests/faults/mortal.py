@@ -26,6 +26,7 @@ from provisioner.backends.contract import (
     Status,
 )
 from provisioner.controller.port import (
+    AgentPort,
     Controller,
     ControllerInfo,
     Dial,
@@ -238,6 +239,10 @@ class MortalController:
     async def outcome(self, build_url: str) -> str | None:
         found: str | None = await self._life.ask("outcome", lambda: self._port.outcome(build_url))
         return found
+
+    async def agent_port(self, agent_url: str) -> AgentPort:
+        self._life.check()
+        return await self._port.agent_port(agent_url)
 
     async def agent_jar(self) -> bytes:
         self._life.check()

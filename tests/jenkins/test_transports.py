@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ IMAGES: dict[str, dict[str, Any]] = {
     "with java": {"java": "image"},
     "uid 1000": {"java": "injected", "run_as": "1000:1000"},
 }
-TRANSPORTS = ("websocket", "tcp", "ssh")
-QUICK = {("websocket", "with java"), ("tcp", "static busybox"), ("ssh", "uid 1000")}
+TRANSPORTS = ("ssh", "ssh-gateway", "tcp", "websocket")
+QUICK = {("websocket", "with java"), ("tcp", "static busybox"), ("ssh", "uid 1000"), ("ssh-gateway", "musl")}
 CELLS = [
     pytest.param(transport, image, id=f"{transport}, {image}", marks=() if quick else pytest.mark.slow)
     for transport in TRANSPORTS
@@ -171,9 +172,19 @@ class Plant:
             assert time.monotonic() < deadline, f"{left}\n{self.sidecar.log()}"
             time.sleep(0.1)
 
+    def end_gateway(self) -> None:
+        """It outlives its sidecar on purpose."""
+        folder = str(self.folder / "state" / "gateway").encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"provisioner.gateway" in words and folder in words:
+                    os.kill(int(entry.name), signal.SIGTERM)
+
     def close(self) -> None:
         if hasattr(self, "sidecar"):
             self.sidecar.stop()
+            self.end_gateway()
         for job in self.jobs:
             self.jenkins.delete_job(job)
         for name in self.ours():
@@ -190,7 +201,7 @@ def plant(real_jenkins: Any, jenkins_tools: Any, engine: docker.DockerClient, tm
 
 def network_of(transport: str) -> str:
     """The controllers of these tests listen on loopback alone; who is dialled needs no way to them."""
-    return "host" if transport in ("websocket", "tcp") else "bridge"
+    return {"ssh": "bridge", "ssh-gateway": "none"}.get(transport, "host")
 
 
 def script(label: str, megabytes: int) -> str:

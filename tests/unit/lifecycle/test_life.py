@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from provisioner.backends.contract import InstanceState, Status
-from provisioner.controller.port import BridgeMode, FailOutcome
+from provisioner.controller.port import AgentPort, BridgeMode, FailOutcome
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 from provisioner.model.queue import ItemKind
@@ -328,3 +328,24 @@ async def test_a_freestyle_build_that_died_with_the_controller_frees_its_agent(h
     for _ in range(4):
         house.controller.show()
     await house.until(house.nothing_left)
+
+
+async def test_nothing_is_started_for_an_agent_port_that_is_disabled(make_house: Callable[..., House]) -> None:
+    house = make_house(transport="tcp", retries=0)
+    house.controller.port_for_agents = AgentPort(host="c", port=None)
+    house.controller.queue()
+    await house.until(lambda: house.controller.failed)
+    assert house.controller.failed[0][1] == "connect_timeout"
+    assert "no TCP port for agents" in house.controller.failed[0][2]
+    assert house.controller.registered == []
+
+
+async def test_an_agent_port_that_cannot_be_reached_is_named(make_house: Callable[..., House]) -> None:
+    house = make_house(transport="tcp", retries=0, timeouts={"connect": "1s"})
+    house.controller.port_for_agents = AgentPort(host="c", port=50000, problem="c:50000 cannot be reached from here")
+    house.controller.queue()
+    await house.until(lambda: house.controller.failed)
+    assert house.controller.failed[0][2] == (
+        "the agent did not connect to the controller's port for agents, c:50000; c:50000 cannot be reached from here, "
+        "within 1 s"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
+from provisioner.controller.port import AgentPort
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
 
@@ -13,24 +14,29 @@ _HEADERS = ("X-Jenkins-JNLP-Port", "X-Hudson-JNLP-Port")
 _PING = b"Protocol:Ping"
 
 
-def agent_port(http: Rest, agent_url: str) -> tuple[str, int | None, str]:
+def agent_port(http: Rest, agent_url: str, *, op: str) -> AgentPort:
     """Where agents would dial, and what is wrong with it.
 
-    Returns:
-        Host, port (None: it is disabled), and a problem, or "".
+    Args:
+        http: the controller.
+        agent_url: as agents reach it; its host is the port's, if the controller announces no other.
+        op: what the question is for, in a word.
+
+    Raises:
+        ControllerError: the controller does not answer.
     """
     host = urlsplit(agent_url).hostname or ""
     try:
-        headers = http.call("GET", "tcpSlaveAgentListener/", op="doctor").headers
+        headers = http.call("GET", "tcpSlaveAgentListener/", op=op).headers
     except ControllerError as error:
         if error.code == 404:
-            return host, None, ""
+            return AgentPort(host=host, port=None)
         raise
     host = headers.get("X-Jenkins-JNLP-Host") or host
     port = next((int(headers[name]) for name in _HEADERS if str(headers.get(name, "")).isdigit()), None)
     if port is None:
-        return host, None, ""
-    return host, port, _ping(host, port)
+        return AgentPort(host=host, port=None)
+    return AgentPort(host=host, port=port, problem=_ping(host, port))
 
 
 def _ping(host: str, port: int) -> str:
