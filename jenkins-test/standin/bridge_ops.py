@@ -194,7 +194,7 @@ def others_serve(bridge: Bridge, owner: str, item: Item) -> bool:
 
 def _explain(bridge: Bridge, owner: str, op: Op) -> dict[str, Any]:
     item = _queued(bridge, _wanted(op))
-    return {"others": item is not None and others_serve(bridge, owner, item)}
+    return {"others": item is None or others_serve(bridge, owner, item)}
 
 
 def _outcome(what: str, build_url: str | None = None) -> dict[str, Any]:
