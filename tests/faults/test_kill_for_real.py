@@ -110,7 +110,9 @@ def killed_at(
     doomed = sidecar.start_to_die(at)
     try:
         assert ask(controller, "POST", f"job/{job}/build?delay=0sec").status == 201
-        sidecar.until(lambda: doomed.poll() is not None or (result() and not ours()), "it died or was done")
+        sidecar.until(
+            lambda: doomed.poll() is not None or (result() and not ours()), "it died or was done", within_s=180
+        )
         died = doomed.poll() is not None
     finally:
         doomed.kill()
