@@ -43,9 +43,9 @@ def _answers(fault: str, named: str) -> Fault:
 FAULTS = (
     Fault(
         fault="`kill -9`, a process of its own",
-        step="every persisted step and both sides of every call (stand-in, process backend)",
+        step="a sample of persisted steps and of both sides of calls (stand-in, process backend)",
         then="the next process adopts or removes; the build runs once",
-        tests=r"test_kill_for_real",
+        tests=r"test_kill_for_real.*killed_at_a_point",
     ),
     Fault(
         fault="`kill -9` beside a real Jenkins and a real Docker engine",

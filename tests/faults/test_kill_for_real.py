@@ -148,6 +148,7 @@ def test_killed_at_a_point_its_build_runs_once_and_nothing_is_left(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("backend", ["process"])
 def test_killed_at_every_point_its_build_runs_once_and_nothing_is_left(
     standin: StandinProcess, tmp_path: Path, backend: str

@@ -30,8 +30,7 @@ AT_ONCE = {
 
 
 def template(backend: str, transport: str) -> dict[str, Any]:
-    name = "sshd" if transport == TransportKind.SSH else "agent"
-    image = {"image": f"jenkins-provisioner-test/{name}:latest", "pull": "never"} if backend == "docker" else {}
+    image = {"image": "jenkins-provisioner-test/agent:latest", "pull": "never"} if backend == "docker" else {}
     return image if transport == TransportKind.WEBSOCKET else {**image, "transport": transport}
 
 
