@@ -31,6 +31,7 @@ from provisioner.model.queue import QueueItem
 
 PROTOCOL = 1
 _ROOT = "provisioner-bridge/"
+_SCRIPT_S = 150.0  # a controller that has just started, with much to do, takes its time to compile a script
 _MOST_OPS = 200  # in one request, so that one slow op does not hold up a thousand
 
 
@@ -119,13 +120,17 @@ class BridgeClient:
             ControllerError: code 403 where the account is not an administrator.
         """
         script = render_script(replace=replace)
-        answer = await self._call_pool.run(partial(self._http.script, script, timeout_s=self._timeout_s))
+        answer = await self._call_pool.run(
+            partial(self._http.script, script, timeout_s=max(_SCRIPT_S, self._timeout_s))
+        )
         return flag(read_marker(answer), "installed")
 
     async def uninstall(self) -> bool:
         """Take the bridge out; False if there was none."""
         script = render_removal()
-        answer = await self._call_pool.run(partial(self._http.script, script, timeout_s=self._timeout_s))
+        answer = await self._call_pool.run(
+            partial(self._http.script, script, timeout_s=max(_SCRIPT_S, self._timeout_s))
+        )
         return bool(read_marker(answer).get("removed"))
 
     async def close(self) -> None:

@@ -43,7 +43,7 @@ _POLL_S = 25  # the longest silence of the long poll, below the time-outs of the
 _CUT = frozenset({0, 408, 502, 503, 504})  # how a proxy tells that it lost patience
 _CUT_AFTER_S = 1.0  # what breaks sooner was no silence
 _THREADS = 8  # for short calls
-_BRIDGE_S = 30.0  # its script is compiled by the controller, and an op may wait for the queue's lock
+_BRIDGE_S = 30.0  # an op may wait for the queue's lock
 
 T = TypeVar("T")
 

@@ -171,7 +171,9 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
     (before,) = [name for name in plant.ours()["nodes"] if name.startswith("one-")]  # the others are helper nodes
     jenkins.restart()
     if bridged:  # what ends before the bridge is back has no last line
-        plant.sidecar.until(lambda: jenkins.script(STARTED % before) == "true", "the bridge knows the agent again")
+        plant.sidecar.until(
+            lambda: jenkins.script(STARTED % before) == "true", "the bridge knows the agent again", within_s=180
+        )
     go.touch()
     assert jenkins.wait_build(jobs["resumed"], within_s=120)["result"] == "SUCCESS"
     console = jenkins.console(jobs["resumed"])
