@@ -25,7 +25,7 @@ import hudson.model.*
 import hudson.model.queue.*
 class ScaleTask extends AbstractQueueTask implements Queue.TransientTask {
     int n
-    Label getAssignedLabel() { Label.get('elsewhere-' + (n % 50)) }
+    Label getAssignedLabel() { Label.get('elsewhere-' + n.mod(50)) }
     Node getLastBuiltOn() { null }
     boolean isBuildBlocked() { false }
     String getWhyBlocked() { null }
