@@ -20,7 +20,7 @@ import io.jenkins.docker.connector.DockerComputerAttachConnector
 import org.jenkinsci.plugins.docker.commons.credentials.DockerServerEndpoint
 def base = new DockerTemplateBase('%(image)s')
 base.setNetwork('host')
-def template = new DockerTemplate(base, new DockerComputerAttachConnector('root'), '%(label)s', '/tmp/cloud', '4')
+def template = new DockerTemplate(base, new DockerComputerAttachConnector('root'), '%(label)s', '/home/jenkins', '4')
 template.setMode(hudson.model.Node.Mode.EXCLUSIVE)
 template.setPullStrategy(DockerImagePullStrategy.PULL_NEVER)
 template.setName('%(name)s')
