@@ -174,11 +174,12 @@ class StaticPort:
             return await self._inner.register(order)
         if order.request is None:
             raise ControllerError(f"agent {order.name} waits for no build; a static node is reserved for one only")
+        if order.request.kind is ItemKind.PIPELINE and self._nodes.placed(order.name) is None:
+            # before its step begins, which it may do as soon as a node is reserved: its log is found by its queue item
+            await self._inner.tell(None, order.request, order.lines)
         placed = await self._nodes.place(
             order.provider, order.name, order.request.key, order.labels, _top(order.request, order.lines)
         )
-        if order.request.kind is ItemKind.PIPELINE:
-            await self._inner.tell(None, order.request, order.lines)
         log.debug("static.registered", agent=order.name, node=placed.node)
         return Registration(secret="")
 
