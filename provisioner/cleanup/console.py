@@ -56,20 +56,19 @@ _WATCH = (
     NEEDS_GUARD
     + """
 def before = guard.wards[ask.job]
-def marks = [:], nodes = [:]
+def marks = [:]
 jenkins.nodes.each { node ->
     def labels = hudson.model.Label.parse(node.labelString)*.name
     def name = node.nodeName
     if (!ask.marking || name in ask.skipped || !(ask.cleanable in labels) || !(ask.clean in labels)) return
     // what the others know may be newer than what this scheduler has read: no mark moves back, but to what is so now
-    def kept = node.is(before?.nodes?.get(name)) ? before.marks[name] : null, told = ask.marks[name] as Long
+    def kept = before?.marks?.get(name), told = ask.marks[name] as Long
     if (kept == null && told == null) return
     def same = kept == null || told == null || told == idleSince(node.toComputer())
     marks[name] = same ? (told != null ? told : kept) : Math.max(kept, told)
-    nodes[name] = node
 }
 // read without a lock by the queue: put in whole
-guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, nodes: nodes, cared: ask.names as Set]]
+guard.wards = guard.wards + [(ask.job): [clean: ask.clean, marks: marks, cared: ask.names as Set]]
 return [code: 'done', idle: ask.names.collectEntries { name -> [name, idleSince(jenkins.getComputer(name))] }]
 """
 )
@@ -92,9 +91,9 @@ if (ask.to != ask.from) {
     // before the queue looks again
     def ward = guard?.wards?.get(ask.ward)
     if (ward != null) {
-        def marks = new HashMap(ward.marks), nodes = ward.nodes + [(ask.name): jenkins.getNode(ask.name)]
+        def marks = new HashMap(ward.marks)
         if (ask.mark == null) marks.remove(ask.name) else marks.put(ask.name, ask.mark as Long)
-        guard.wards = guard.wards + [(ask.ward): ward + [marks: marks, nodes: nodes]]
+        guard.wards = guard.wards + [(ask.ward): ward + [marks: marks]]
     }
     jenkins.queue.scheduleMaintenance()
 }

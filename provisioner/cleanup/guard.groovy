@@ -8,9 +8,9 @@
  * Jenkins saves, and only JDK values in what a later version takes over.
  */
 
-/** What all parts know. `wards` by cleanup job: clean, marks, nodes, cared. `seats` by node: who has reserved it.
- * A mark is since when a clean node has been idle when it was made clean, 0 if its cleaning no longer counts; it is
- * for the node object of that time.
+/** What all parts know. `wards` by cleanup job: clean, marks, cared. `seats` by node: who has reserved it.
+ * A mark is since when a clean node has been idle when it was made clean, 0 if its cleaning no longer counts; it
+ * stays, whoever saves the node, as long as the node has the label.
  */
 @groovy.transform.CompileStatic
 class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
@@ -58,8 +58,8 @@ class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
             }
         }
         Long mark = (Long) ((Map) ward.get('marks')).get(name)
-        // whoever needs no clean node is let pass; a node that somebody has saved since is another, until the next look
-        hudson.model.Label asked = mark == null || !node.is(((Map) ward.get('nodes')).get(name)) ? null : item.assignedLabel
+        // whoever needs no clean node is let pass
+        hudson.model.Label asked = mark == null ? null : item.assignedLabel
         if (asked == null) return null
         Set<hudson.model.labels.LabelAtom> others = new HashSet<hudson.model.labels.LabelAtom>(node.assignedLabels)
         for (hudson.model.labels.LabelAtom label : node.assignedLabels) if (label.name == ward.get('clean')) others.remove(label)
@@ -82,6 +82,21 @@ class ProvisionerCleanGuard extends hudson.model.queue.QueueTaskDispatcher {
         Map<String, Object> seat = executor == null ? null : seats.get(executor.owner.name)
         hudson.model.queue.WorkUnit unit = seat == null ? null : executor.currentWorkUnit
         return unit != null && isFor(seat, unit.context.item) ? seat : null
+    }
+
+    /** A node was saved; call it with the queue lock held. */
+    void saved(hudson.model.Node node) {
+        Set<String> labels = new HashSet<String>()
+        for (hudson.model.labels.LabelAtom label : hudson.model.Label.parse(node.labelString)) labels.add(label.name)
+        Map<String, Map<String, Object>> all = new HashMap<String, Map<String, Object>>(wards)
+        for (Map.Entry<String, Map<String, Object>> ward : wards.entrySet()) {
+            Map<String, Long> marks = new HashMap<String, Long>((Map) ward.value.get('marks'))
+            if (labels.contains(ward.value.get('clean')) || marks.remove(node.nodeName) == null) continue
+            Map<String, Object> changed = new HashMap<String, Object>(ward.value)
+            changed.put('marks', marks)
+            all.put(ward.key, changed)
+        }
+        wards = all
     }
 
     static void complain(String doing, Throwable problem) {
@@ -111,6 +126,23 @@ class ProvisionerCleanLabels extends hudson.model.LabelFinder {
         List<hudson.model.labels.LabelAtom> atoms = new ArrayList<hudson.model.labels.LabelAtom>()
         for (Object label : (List) seat.get('labels')) atoms.add(jenkins.model.Jenkins.get().getLabelAtom(String.valueOf(label)))
         return atoms
+    }
+}
+
+/** A node that lost the label is no longer clean by anybody's word; whoever gives it back is believed until the next look. */
+@groovy.transform.CompileStatic
+class ProvisionerCleanNodes extends jenkins.model.NodeListener {
+    private final ProvisionerCleanGuard guard
+
+    ProvisionerCleanNodes(ProvisionerCleanGuard guard) { this.guard = guard }
+
+    @Override
+    protected void onUpdated(hudson.model.Node before, hudson.model.Node after) {
+        try {
+            hudson.model.Queue.withLock({ -> guard.saved(after) } as Runnable)
+        } catch (Throwable problem) {
+            ProvisionerCleanGuard.complain('noting a saved node', problem)
+        }
     }
 }
 
@@ -220,6 +252,7 @@ class ProvisionerCleanInstaller {
             (hudson.model.ExecutorListener): 'ProvisionerCleanUse',
             (hudson.model.listeners.RunListener): 'ProvisionerCleanConsole',
             (hudson.model.LabelFinder): 'ProvisionerCleanLabels',
+            (jenkins.model.NodeListener): 'ProvisionerCleanNodes',
         ]
     }
 
@@ -249,6 +282,7 @@ class ProvisionerCleanInstaller {
         jenkins.getExtensionList(hudson.model.ExecutorListener).add(new ProvisionerCleanUse(fresh))
         jenkins.getExtensionList(hudson.model.listeners.RunListener).add(new ProvisionerCleanConsole(fresh))
         jenkins.getExtensionList(hudson.model.LabelFinder).add(new ProvisionerCleanLabels(fresh))
+        jenkins.getExtensionList(jenkins.model.NodeListener).add(new ProvisionerCleanNodes(fresh))
         before.each { list, those -> those.each { jenkins.getExtensionList(list).remove(it) } }
         return fresh
     }

@@ -64,7 +64,7 @@ if (!computer.idle) return [code: 'is busy']
 if (ask.marked) {
     def ward = guard.wards[ask.job]
     def mark = ward?.marks?.get(ask.name)
-    if (mark == null || !node.is(ward.nodes[ask.name])) return [code: 'was not looked at yet']
+    if (mark == null) return [code: 'was not looked at yet']
     if (computer.idleStartMilliseconds != mark) return [code: 'was used since its cleaning']
 }
 def lines = new java.util.concurrent.CopyOnWriteArrayList(ask.lines)

@@ -78,9 +78,14 @@ class World:
         self.turn()
 
     def relabel(self, name: str, labels: str) -> None:
-        """A person saves the node's form; a mark is for the node as it was before."""
-        self.guard.pop(name, None)
+        """A person saves the node's form."""
         self.nodes[name].xml = XML.format(name=name, labels=labels, note="by a person")
+        self.saved(name)
+
+    def saved(self, name: str) -> None:
+        """A mark stays as long as the node has the label."""
+        if "clean" not in self.nodes[name].labels:
+            self.guard.pop(name, None)
 
     def turn(self) -> None:
         """Jenkins' own queue: what has waited long enough begins, where its node is free."""
@@ -189,8 +194,8 @@ class WorldRest:
             case "GET", ["computer", name, "config.xml"]:
                 return Answer(status=200, headers={}, content=self.world.nodes[name].xml.encode())
             case "POST", ["computer", name, "config.xml"]:
-                self.world.guard.pop(name, None)  # it is another node now
                 self.world.nodes[name].xml = (xml_body or b"").decode()
+                self.world.saved(name)
             case "GET", ["computer", name, "api", "json"]:
                 return self._json(self._computer(name))
             case "POST", ["computer", name, "toggleOffline"]:

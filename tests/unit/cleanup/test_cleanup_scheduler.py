@@ -336,6 +336,16 @@ def test_an_older_look_takes_no_guard_from_a_node_that_another_has_made_clean(pl
     assert not world.takes_clean_work("a")
 
 
+def test_a_person_who_saves_a_used_node_opens_it_to_nobody() -> None:
+    world = made_clean(script=True)
+    world.scheduler(script=True).one_pass()
+    world.sleep(3)
+    world.start_build("a", "job/x/1/")
+    world.relabel("a", " ".join([*world.nodes["a"].labels, "new"]))
+    world.end_build("a")
+    assert not world.takes_clean_work("a")  # nobody has looked since
+
+
 def test_what_the_script_console_left_is_in_no_plain_schedulers_way() -> None:
     """Administer was taken away; the guard is still in the controller."""
     world = made_clean(script=True)
