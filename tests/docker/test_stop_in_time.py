@@ -44,3 +44,34 @@ def test_a_call_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
             engine.mend("hangs")
             engine.end()
     assert took_s < 10
+
+
+def test_what_an_engine_that_hung_makes_late_is_swept(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    engine.start()
+    owner = leaks.new_owner()
+    with StandinProcess("--bridge", "init") as standin:
+        main = {"name": "main", "url": standin.url, "user": standin.user, "token": {"env": "JENKINS_TOKEN"}}
+        box = {"name": "box", "backend": "docker", "endpoint": f"unix://{engine.socket}", "max_agents": 1}
+        image = {"image": "jenkins-provisioner-test/busybox:latest", "pull": "never", "java": "image", "retries": 0}
+        sidecar = SidecarProcess(
+            tmp_path,
+            {
+                "id": owner,
+                "controllers": [main],
+                "providers": [{**box, "timeout": "3s"}],
+                "templates": [{"name": "any", "labels": ["scale"], "providers": ["box"], **image}],
+            },
+            token=standin.token,
+        )
+        try:
+            sidecar.start()
+            engine.fail("hangs")
+            standin.scale(items=1, label="scale")
+            sidecar.until(lambda: sidecar.metric("launches_total", result="failed") >= 1, "the start was given up")
+            engine.mend("hangs")  # what was asked for is done now
+            sidecar.until(lambda: sidecar.metric("requests") == 0, "the build ended with its reason", within_s=120)
+            sidecar.until(lambda: not leaks.of_owner(owner), "nothing is left", within_s=120)
+        finally:
+            sidecar.stop()
+            engine.end()

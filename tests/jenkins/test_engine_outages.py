@@ -65,6 +65,8 @@ def test_builds_run_on_wait_and_end_well(
         engine.mend(how)
         sidecar.until(lambda: ended(jobs[1]), "the second build gets its agent", within_s=150)
         sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")
+        # what the engine was asked for while it hung may come up only now, and is swept
+        sidecar.until(lambda: not leaks.of_owner(owner), "nothing is left", within_s=120)
         assert sidecar.get("/readyz")[0] == 200
     finally:
         sidecar.stop()
