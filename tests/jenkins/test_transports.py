@@ -7,6 +7,7 @@ of each transport runs in the suite, with a small artifact; all of them, with 10
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ import docker
 import pytest
 
 from provisioner.backends.docker import runtime, ssh_server
+from provisioner.transports.keys import agent_keys
 from tests.sidecar_process import SidecarProcess
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -242,4 +244,35 @@ def test_the_image_s_own_openssh_server_works_too(plant: Plant, images: Images) 
     plant.start(network="bridge", image=SSHD, transport="ssh", java="image", ssh={"server": "image", "user": "jenkins"})
     freestyle = plant.queue("f", plant.tools.freestyle_xml("id -un; echo built on $NODE_NAME", label=plant.owner))
     assert "jenkins\n" in plant.ended(freestyle)
+    plant.nothing_left()
+
+
+def test_no_key_is_anywhere_but_where_it_belongs(plant: Plant, images: Images) -> None:
+    plant.start(network="bridge", image=images.get("uid 1000"), transport="ssh", java="injected")
+    job = plant.queue("f", plant.tools.freestyle_xml("env; sleep 600", label=plant.owner))
+    plant.sidecar.until(lambda: plant.sidecar.metric("agents", state="running") == 1, "the build runs", within_s=240)
+    (container,) = plant.engine.containers.list(filters={"label": f"{OWNER}={plant.owner}"})
+    ask = f"print(Jenkins.get().getComputer('{container.name}').jnlpMac)"
+    secret = plant.jenkins.request("POST", "scriptText", form={"script": ask}).text.strip()[:64]
+    keys = agent_keys(secret)
+    words = [secret, *(pair.private.splitlines()[3] for pair in (keys.user, keys.host))]
+    assert all(len(word) >= 40 for word in words)
+    held = plant.engine.api.exec_create(container.id, ["cat", "/run/jenkins-provisioner/host_key"])
+    assert plant.engine.api.exec_start(held["Id"]).decode() == keys.host.private  # so these are the right words
+    places = {
+        "inspect": json.dumps(plant.engine.api.inspect_container(container.id)),
+        "container's log": container.logs().decode(),
+        "console": plant.jenkins.console(job),
+        "sidecar's log": plant.sidecar.log(10_000),
+        "node": plant.jenkins.request("GET", f"computer/{container.name}/config.xml").text,
+    }
+    for path in plant.folder.rglob("*"):
+        if path.is_file():
+            places[str(path)] = path.read_bytes().decode(errors="replace")
+    for entry in Path("/proc").glob("[0-9]*"):
+        for kind in ("cmdline", "environ"):
+            with contextlib.suppress(OSError):
+                places[f"{entry}/{kind}"] = (entry / kind).read_bytes().decode(errors="replace")
+    assert [place for place, text in places.items() if any(word in text for word in words)] == []
+    plant.jenkins.request("POST", f"job/{job}/1/stop")
     plant.nothing_left()
