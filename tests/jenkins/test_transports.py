@@ -247,9 +247,10 @@ def test_the_image_s_own_openssh_server_works_too(plant: Plant, images: Images) 
     plant.nothing_left()
 
 
+@pytest.mark.slow
 def test_no_key_is_anywhere_but_where_it_belongs(plant: Plant, images: Images) -> None:
     plant.start(network="bridge", image=images.get("uid 1000"), transport="ssh", java="injected")
-    job = plant.queue("f", plant.tools.freestyle_xml("env; sleep 600", label=plant.owner))
+    job = plant.queue("f", plant.tools.freestyle_xml("env; sleep 40", label=plant.owner))
     plant.sidecar.until(lambda: plant.sidecar.metric("agents", state="running") == 1, "the build runs", within_s=240)
     (container,) = plant.engine.containers.list(filters={"label": f"{OWNER}={plant.owner}"})
     ask = f"print(Jenkins.get().getComputer('{container.name}').jnlpMac)"
@@ -274,5 +275,5 @@ def test_no_key_is_anywhere_but_where_it_belongs(plant: Plant, images: Images) -
             with contextlib.suppress(OSError):
                 places[f"{entry}/{kind}"] = (entry / kind).read_bytes().decode(errors="replace")
     assert [place for place, text in places.items() if any(word in text for word in words)] == []
-    plant.jenkins.request("POST", f"job/{job}/1/stop")
+    plant.ended(job)
     plant.nothing_left()
