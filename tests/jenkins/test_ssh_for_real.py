@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,21 @@ def test_builds_run_on_agents_that_the_controller_dials(plant: SshPlant, bridge:
     if bridge == "script":
         told = provisioner_lines(plant.jenkins.console(freestyle))
         assert any("The controller dials 127.0.0.1 port " in line for line in told), told
+
+
+@pytest.mark.parametrize("bridge", ["script", "off"])
+def test_a_build_that_a_person_stops_ends_with_its_dialled_agent(plant: SshPlant, bridge: str) -> None:
+    plant.start(bridge=bridge)
+    freestyle = plant.freestyle("f", "echo built on $NODE_NAME; sleep 600")
+    plant.jenkins.queue_build(freestyle)
+    deadline = time.monotonic() + 120
+    while "built on one-" not in (console := _console(plant, freestyle)):
+        assert time.monotonic() < deadline, f"{console}\n{plant.sidecar.log()}"
+        time.sleep(0.3)
+    plant.jenkins.request("POST", f"job/{freestyle}/1/stop")
+    assert plant.jenkins.wait_build(freestyle)["result"] == "ABORTED"
+    plant.nothing_left()
+
+
+def _console(plant: SshPlant, job: str) -> str:
+    return str(plant.jenkins.console(job)) if plant.jenkins.build(job) else ""
