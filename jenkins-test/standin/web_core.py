@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from xml.etree import ElementTree as ET
 
 from aiohttp import web
@@ -141,6 +142,8 @@ async def script_text(request: web.Request) -> web.Response:
 
 # --- credentials ---
 
+Entry = tuple[str, str, str]  # id, class, XML
+
 _STORE = "/credentials/store/system/domain/_"
 _TYPES = {
     "UsernamePasswordCredentialsImpl": "Username with password",
@@ -164,16 +167,24 @@ async def create_credentials(request: web.Request) -> web.Response:
     return http.empty(200)
 
 
+_ACTION = "com.cloudbees.plugins.credentials.CredentialsStoreAction"
+_SHOWN: dict[str, Callable[[Entry], object]] = {
+    "description": lambda entry: ET.fromstring(entry[2]).findtext("description") or "",
+    "id": lambda entry: entry[0],
+    "typeName": lambda entry: _TYPES.get(entry[1], entry[1]),
+}
+_LISTED = Kind(None, _SHOWN, frozenset(_SHOWN))
+_DOMAIN = Kind(
+    f"{_ACTION}$DomainWrapper",
+    {"credentials": lambda world: [View(_LISTED, (name, *kept)) for name, kept in world.credentials.items()]},
+    frozenset({"credentials"}),
+)
+_ONE = Kind(f"{_ACTION}$CredentialsWrapper", _SHOWN, frozenset(_SHOWN))
+
+
 @routes.get(_STORE + "/api/json")
 async def list_credentials(request: web.Request) -> web.Response:
-    shown = [_entry(i, *kept) for i, kept in http.world(request).credentials.items()]
-    cls = "com.cloudbees.plugins.credentials.CredentialsStoreAction$DomainWrapper"
-    return http.raw_json(request, {"_class": cls, "credentials": shown})
-
-
-def _entry(name: str, kind: str, text: str) -> dict[str, str]:
-    description = ET.fromstring(text).findtext("description") or ""
-    return {"description": description, "id": name, "typeName": _TYPES.get(kind, kind)}
+    return http.api_json(request, View(_DOMAIN, http.world(request)))
 
 
 @routes.get(_STORE + "/credential/{id}/api/json")
@@ -182,8 +193,7 @@ async def one_credential(request: web.Request) -> web.Response:
     found = http.world(request).credentials.get(name)
     if found is None:
         return http.not_found(request)
-    cls = "com.cloudbees.plugins.credentials.CredentialsStoreAction$CredentialsWrapper"
-    return http.raw_json(request, {"_class": cls, **_entry(name, *found)})
+    return http.api_json(request, View(_ONE, (name, *found)))
 
 
 @routes.get(_STORE + "/credential/{id}/config.xml")

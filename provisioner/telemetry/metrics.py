@@ -31,7 +31,7 @@ _OPS = (
     "open", "crumb", "script", "agent_jar",
     "bridge_status", "bridge_hello", "bridge_events", "bridge_apply",
     "queue", "nodes", "node", "parameters", "placeholder", "register", "secret", "bar", "remove", "cancel",
-    "fate", "outcome", "explain", "describe", "credentials", "launch_log", "agent_port",
+    "fate", "outcome", "build", "explain", "describe", "credentials", "launch_log", "agent_port",
 )  # fmt: skip
 _ORPHAN_KINDS = ("node", "container", "volume", "network", "process", "folder", "credentials")
 _LIVE_STATES = tuple(state.value for state in AgentState if state not in GONE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,14 +25,21 @@ class Proxy:
         self.cuts = 0
 
     async def __aenter__(self) -> str:
+        self._served: set[asyncio.Task[None]] = set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}/"
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for task in self._served:  # those over which nothing was said any more
+            task.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            self._served.add(task)
+            task.add_done_callback(self._served.discard)
         there, here = await asyncio.open_connection(self._to.hostname, self._to.port)
         try:
             async with asyncio.TaskGroup() as both:
@@ -40,8 +47,11 @@ class Proxy:
                 both.create_task(self._pass(there, writer, patience_s=_SILENCE_S))
         except* (ConnectionError, TimeoutError):
             pass
-        for end in (writer, here):
-            end.close()
+        finally:
+            for end in (writer, here):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
 
     async def _pass(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, patience_s: float | None
