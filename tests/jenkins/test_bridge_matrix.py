@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,9 +150,9 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
 
     done = {job: jenkins.wait_build(job, within_s=150) for name, job in jobs.items() if name != "resumed"}
     all_succeeded(plant, done)
-    consoles = {name: jenkins.console(job) for name, job in jobs.items() if name not in ("resumed", "matrix")}
+    consoles = {name: _console(plant, job) for name, job in jobs.items() if name not in ("resumed", "matrix")}
     cells = [f"{jobs['matrix']}/n={value},where={label}" for value in "ab"]
-    consoles.update({cell: _cell_console(plant, cell) for cell in cells})
+    consoles.update({cell: _whole(plant, partial(_cell_console, plant, cell)) for cell in cells})
     assert "\nblue\n" in consoles["parameterised"]
     agents = [agent for console in consoles.values() for agent in plant.agents_in(console)]
     assert len(agents) == 5 + 4 + 2
@@ -168,7 +169,7 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
         )
 
     # a restart with a Pipeline on its agent
-    (before,) = [name for name in plant.ours()["nodes"] if name.startswith("one-")]  # the others are helper nodes
+    (before,) = _once_alone(plant)
     jenkins.restart()
     if bridged:  # what ends before the bridge is back has no last line
         plant.sidecar.until(
@@ -176,12 +177,34 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
         )
     go.touch()
     assert jenkins.wait_build(jobs["resumed"], within_s=120)["result"] == "SUCCESS"
-    console = jenkins.console(jobs["resumed"])
+    console = _console(plant, jobs["resumed"])
     assert plant.agents_in(console) == [before]
     if bridged:
         _console_tells_all(plant, console)
     plant.nothing_left()
     assert jenkins.queue_items() == []
+
+
+def _console(plant: Plant, job: str) -> str:
+    return _whole(plant, partial(plant.jenkins.console, job))
+
+
+def _whole(plant: Plant, read: Callable[[], str]) -> str:
+    """A console with its last line, which may come a moment after the build has ended."""
+    plant.sidecar.until(lambda: "\nFinished: " in read(), "the console has its last line")
+    return read()
+
+
+def _once_alone(plant: Plant) -> list[str]:
+    """The one agent that stays, when those of the builds that ended are gone; other nodes are helper nodes."""
+    found: list[str] = []
+
+    def alone() -> bool:
+        found[:] = [name for name in plant.ours()["nodes"] if name.startswith("one-")]
+        return len(found) == 1
+
+    plant.sidecar.until(alone, "the agents of builds that ended are gone")
+    return found
 
 
 def _cell_console(plant: Plant, cell: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -182,9 +183,18 @@ class _Connection(HTTPConnection):
         channel.settimeout(float(timeout) if isinstance(timeout, int | float) else None)
         self.sock = channel
 
+    def send(self, data: Any) -> None:
+        with self._explained():  # a far end that is not there may be gone before the request is out
+            super().send(data)
+
     def getresponse(self) -> Any:
-        try:
+        with self._explained():
             return super().getresponse()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             said = self._last_words()
             if said:
