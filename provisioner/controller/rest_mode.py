@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote
@@ -43,6 +44,7 @@ from provisioner.model.queue import NodeView, QueueItem, RequestKey
 
 _log = structlog.get_logger(__name__)
 
+_REMOVED = 256  # names; each is still listed for less than a second
 _FATE_TREE = "inQueueSince,cancelled,executable[url,building,builtOn],task[url]"
 
 
@@ -82,6 +84,8 @@ class RestMode:
         self._used: set[str] = set()  # the same, also from before a restart of the controller
         self._built: dict[str, str] = {}  # what they built or build, by agent
         self._session = ""
+        # nodes that we have removed: for a moment they are still listed, without the mark that was in their description
+        self._removed: deque[str] = deque(maxlen=_REMOVED)
         self._returning: set[str] = set()  # agents let open again for the Pipeline that comes back to them
 
     def info(self) -> ControllerInfo:
@@ -299,6 +303,7 @@ class RestMode:
 
     async def remove(self, name: str) -> None:
         """Delete the node; gone already is done."""
+        self._removed.append(name)
         await self._nodes.remove(name)
         self._descriptions.forget(name)
 
@@ -369,7 +374,7 @@ class RestMode:
     async def _others(self, label: str | None) -> bool:
         """Whether a node that is not ours, or a cloud, could serve the label."""
         answer = await self._pool.run(self._http.get, f"computer/api/json?tree={NODES_TREE}", op="explain")
-        foreign = {n.name for n in read_nodes(answer, self._owner) if n.owner != self._owner}
+        foreign = {n.name for n in read_nodes(answer, self._owner) if n.owner != self._owner} - {*self._removed}
         if label is None:
             return bool(foreign)
         path = f"label/{quote(label, safe='')}/api/json?tree=nodes[nodeName],clouds[name]"

@@ -468,6 +468,18 @@ async def test_a_request_that_a_static_node_could_serve_is_spared(mode: RestMode
     assert 7 in jenkins.waiting
 
 
+async def test_a_node_of_ours_that_is_still_listed_while_it_goes_spares_no_request(
+    mode: RestMode, jenkins: SmallJenkins
+) -> None:
+    jenkins.node("static")
+    jenkins.freestyle(7, "maven")
+    item = await the_item(mode)
+    await mode.remove("one-gone")
+    jenkins.node("one-gone", "maven")  # no description any more, and so no mark
+    jenkins.script.on("GET", "/label/maven/api/json", 200, {"nodes": [{"nodeName": "one-gone"}], "clouds": []})
+    assert await mode.fail(item, "connect_timeout", "m", []) is FailOutcome.CANCELLED
+
+
 async def test_a_request_that_another_cloud_could_serve_is_spared(mode: RestMode, jenkins: SmallJenkins) -> None:
     jenkins.freestyle(7, "maven")
     jenkins.script.on("GET", "/label/maven/api/json", 200, {"nodes": [], "clouds": [{}]})
