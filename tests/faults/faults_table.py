@@ -49,7 +49,7 @@ FAULTS = (
     ),
     Fault(
         fault="`kill -9` beside a real Jenkins and a real Docker engine",
-        step="sample of 8 points of freestyle and Pipeline builds, transports websocket, tcp, ssh, ssh-gateway",
+        step="sample of 8 points of freestyle and Pipeline builds over websocket, one point over tcp and ssh-gateway",
         then="the same",
         tests=r"test_killed_for_real.*[\[-]docker",
     ),
