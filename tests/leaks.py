@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 RUN_VARIABLE = "JENKINS_PROVISIONER_TEST"
@@ -35,6 +36,14 @@ def of_owner(owner: str) -> set[str]:
     """The same for one owner id of `new_owner`, on any machine."""
     run = _RUN.search(owner)
     return {line for line in marked(run[0] if run else "") if owner in line}
+
+
+def left_of(owner: str, *, within_s: float = 20.0) -> set[str]:
+    """What is left of one owner id when things that are ending have had time to."""
+    deadline = time.monotonic() + within_s
+    while (left := of_owner(owner)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def marked(run: str) -> set[str]:

@@ -45,4 +45,4 @@ class Plant:
         self.sidecar.until(lambda: self.sidecar.metric("agents") == 0, "no agent is left")
         ran = [record["build"] for record in self.standin.state()["history"]]
         assert sorted(ran) == sorted(f"job/{name}/1/" for name in self.jobs)
-        assert not leaks.of_owner(self.owner)
+        assert not leaks.left_of(self.owner)

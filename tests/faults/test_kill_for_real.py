@@ -132,7 +132,7 @@ def killed_at(
     assert result() == "SUCCESS", console
     assert console.count("+ echo done") == 1, console
     assert len(ask(controller, "GET", f"job/{job}/api/json?tree=builds[number]").json()["builds"]) == 1
-    assert not leaks.of_owner(owner)
+    assert not leaks.left_of(owner)
     ask(controller, "POST", f"job/{job}/doDelete")
     points = sidecar.points_file.read_text().splitlines()
     assert not died or len(points) == at + 1

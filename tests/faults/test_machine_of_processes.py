@@ -124,7 +124,7 @@ class Processes(RuleBasedStateMachine):
         finally:
             plant.sidecar.stop()
             self.folder.cleanup()
-        assert not leaks.of_owner(plant.owner)
+        assert not leaks.left_of(plant.owner)
 
 
 def test_the_guarantees_hold_for_processes_in_orders_that_nobody_has_tried(standin: StandinProcess) -> None:

@@ -83,7 +83,7 @@ def test_the_second_refuses_to_work_and_says_why(twins: Twins) -> None:
     assert sorted(record["build"] for record in history) == sorted(f"job/{n}/1/" for n in (running, *more))
     assert twins.first.get("/readyz")[0] == 200
     assert twins.refused(twins.second)
-    twins.first.until(lambda: not leaks.of_owner(twins.owner), "nothing is left on the machine")
+    assert not leaks.left_of(twins.owner)
 
 
 @pytest.mark.parametrize("twins", ["auto"], indirect=True)
@@ -104,7 +104,7 @@ def test_the_second_takes_over_when_the_first_is_gone(twins: Twins, build_s: int
         assert twins.result(name) == "SUCCESS"
     twins.second.until(lambda: not twins.ours(), "no node is left")
     twins.second.until(lambda: twins.second.metric("agents") == 0, "no agent is left")
-    assert not leaks.of_owner(twins.owner)
+    assert not leaks.left_of(twins.owner)
 
 
 @pytest.mark.parametrize("twins", ["auto"], indirect=True)

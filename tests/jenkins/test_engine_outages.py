@@ -74,4 +74,4 @@ def test_builds_run_on_wait_and_end_well(
         assert real_jenkins.build(job)["result"] == "SUCCESS", real_jenkins.console(job)
         real_jenkins.delete_job(job)
     assert not [node for node in real_jenkins.nodes() if node.startswith("one-")]
-    assert not leaks.of_owner(owner)
+    assert not leaks.left_of(owner)
