@@ -85,6 +85,7 @@ def node(real_jenkins: Any, tmp_path: Path) -> Iterator[Path]:
         real_jenkins.request("POST", f"computer/{NAME}/doDelete")
 
 
+@pytest.mark.slow
 def test_the_sample_cleans_what_an_earlier_build_left(real_jenkins: Any, jenkins_tools: ModuleType, node: Path) -> None:
     real_jenkins.create_job("sample-cleanup", (JOBS / "node-cleanup" / "config.xml").read_text())
     real_jenkins.create_job("leaves", jenkins_tools.freestyle_xml(LEAVE, label=NAME))

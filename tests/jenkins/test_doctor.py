@@ -57,7 +57,7 @@ def test_all_is_well_and_an_agent_connects(doctor: Doctor) -> None:
     assert failed(found) == set()
     text = {check: f["text"] for (subject, check), f in found.items() if subject == "controller main"}
     assert text["version"].startswith("Jenkins 2.")
-    assert text["bridge"] == "can be put in through the script console"
+    assert text["bridge"] in ("there", "can be put in through the script console")  # another test may have put it in
     assert text["permissions"] == "Overall/Administer: everything"
     assert re.fullmatch(r"127\.0\.0\.1:\d+ speaks the agents' protocol", text["agent port"])
     assert text["pings"].startswith("agents are pinged every 300 s (time-out 240 s), WebSockets every 30 s")
