@@ -105,7 +105,7 @@ class Bench:
         self.engine.api.remove_container(name, force=True, v=True)
         self.removed_by_hand.append((time.perf_counter() - removing) * 1000)
         self.jenkins.request("POST", f"computer/{name}/doDelete")
-        return build["timestamp"] - began * 1000
+        return float(build["timestamp"]) - began * 1000
 
     def register(self, label: str) -> tuple[str, str]:
         self.hands += 1
@@ -171,7 +171,7 @@ class Bench:
             decode=True,
             filters={"container": name, "event": "create"},
         )
-        return min(event["timeNano"] for event in events) / 1e6
+        return float(min(event["timeNano"] for event in events)) / 1e6
 
     def phases(self) -> dict[str, list[float]]:
         """Phases of every agent, from the sidecar's own log, milliseconds."""
@@ -410,7 +410,7 @@ def bursts(bench: Bench, jenkins: Any, owner: str, options: argparse.Namespace) 
 
 
 def calls(bench: Bench) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for line in bench.sidecar.get("/metrics")[1].splitlines():
         match = re.match(r'jenkins_provisioner_controller_requests_total\{.*op="([a-z_]+)"\} ([0-9.]+)', line)
         if match:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import json
+import io
 import os
 import resource
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -25,31 +25,15 @@ from pathlib import Path
 
 import asyncssh
 
-from provisioner.backends.catalogue import make_backend
-from provisioner.backends.contract import Checkpoint, Order
-from provisioner.gateway.client import Gate, GatewayClient
-from provisioner.gateway.wire import dump_place
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+from provisioner.gateway.client import Gate  # noqa: E402
+from tests.gateway_house import JAR, House  # noqa: E402
 
 IMAGE = "jenkins-provisioner-test/sshd:latest"
 CIPHER = ("-c", "aes128-ctr", "-m", "hmac-sha2-256-etm@openssh.com")
-JAR = b"PK a jar" * 1000
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provider:
-    name: str = "here"
-    backend: str = "process"
-    endpoint: None = None
-    network: None = None
-    runtime: None = None
-    java: str = "java"
-    work_dir: str | None = None
-    tls: None = None
-    ssh: None = None
-    ssh_host: None = None
-    timeout_s: float = 30.0
 
 
 @dataclass(kw_only=True)
@@ -77,7 +61,7 @@ def measured(pids: Iterable[int], before: dict[int, float], began: float) -> Fig
 
 
 def drain(process: subprocess.Popen[bytes], size: int) -> None:
-    assert process.stdout is not None
+    assert isinstance(process.stdout, io.BufferedReader)
     left = size
     while left:
         piece = process.stdout.read1(1 << 20)
@@ -107,10 +91,8 @@ class Bench:
         (folder / "key").touch(mode=0o600)
         (folder / "key").write_bytes(self.key.export_private_key())
         (folder / "jar").write_bytes(JAR)
-        self.client = GatewayClient(folder / "gateway", listen=("127.0.0.1", 0))
-        provider = Provider(work_dir=str(folder / "work"))
-        self.backend = make_backend(provider)
-        self.place = dump_place(provider, folder / "work")
+        self.house = House(folder, key=self.key)
+        self.client = self.house.client()
         self.number = 0
 
     def ssh(self, *words: str, known: str) -> list[str]:
@@ -121,22 +103,11 @@ class Bench:
     async def agent(self, script: str) -> tuple[Gate, str, str]:
         self.number += 1
         name = f"bench-{self.number}"
-        order = Order(
-            agent=name, owner="bench", image=None, command=("/bin/sh", "-c", script), remote_fs="/x", channel=True
-        )
-        ids = {}
-        async for step in self.backend.start(order):
-            if isinstance(step, Checkpoint):
-                ids[step.key] = step.value
-        root = self.backend.remote_root("bench", name, "/x")
-        digest = hashlib.sha256(JAR).hexdigest()
-        gate = await self.client.admit(name, root=root, jar=digest, key=self.key.export_public_key().decode())
-        await self.client.open(name, ids, self.place)
-        return gate, name, root
+        return await self.house.agent(self.client, name, script), name, self.house.root(name)
 
     def gateway_pid(self) -> int:
-        log = (self.folder / "gateway" / "log").read_text().splitlines()
-        return int(next(json.loads(one)["pid"] for one in reversed(log) if '"gateway.started"' in one))
+        (pid,) = self.house.pids()
+        return pid
 
     async def by_gateway(self, size: int, *, out: bool) -> Figures:
         gate, name, root = await self.agent(script(size, out=out))
@@ -200,23 +171,8 @@ class Bench:
         rss = _rss(pid)
         sessions = []
         for _ in range(50):
-            gate, name, root = await self.agent("echo up; cat")
-            direct = await asyncssh.connect(
-                gate.host,
-                gate.port,
-                username=name,
-                client_keys=[self.key],
-                known_hosts=None,
-                config=[],
-                agent_path=None,
-            )
-            async with direct.start_sftp_client() as sftp, sftp.open(f"{root}/remoting.jar", "wb") as file:
-                await file.write(JAR)
-            process = await direct.create_process(
-                f'cd "{root}" && java  -jar remoting.jar -workDir {root}', encoding=None
-            )
-            assert await process.stdout.readexactly(3) == b"up\n"
-            sessions.append(process)
+            gate, name, _ = await self.agent("echo up; cat")
+            sessions.append(await self.house.session(gate, name))
         with_all, began = _rss(pid), stat(pid)[0]
         await asyncio.sleep(20)
         idle = (stat(pid)[0] - began) * 3
@@ -274,8 +230,7 @@ async def main() -> None:
     size = args.mebibytes << 20
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as name:
         bench = Bench(Path(name))
-        await bench.backend.open()
-        keeping = asyncio.create_task(bench.client.run())
+        await bench.house.backend.open()
         sshd = Sshd(bench.key.export_public_key().decode().strip())
         rows: dict[tuple[str, str], list[Figures]] = {}
         try:
@@ -296,13 +251,7 @@ async def main() -> None:
             print(f"open files allowed: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}")
         finally:
             sshd.remove()
-            for agent in await bench.client.agents():
-                await bench.client.revoke(agent)
-            for found_one in (await bench.backend.listing("bench")).found:
-                await bench.backend.remove_found(found_one)
-            await bench.client.part()
-            keeping.cancel()
-            await bench.backend.close()
+            await bench.house.close()
 
 
 if __name__ == "__main__":

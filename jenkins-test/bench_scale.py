@@ -33,7 +33,7 @@ import structlog  # noqa: E402
 
 from provisioner.backends.contract import InstanceState  # noqa: E402
 from provisioner.capacity.placement import Asked, Place, counted_turns, place  # noqa: E402
-from provisioner.capacity.room import Plant  # noqa: E402
+from provisioner.capacity.plant import Plant  # noqa: E402
 from provisioner.config import Settings  # noqa: E402
 from provisioner.lifecycle.clock import SystemClock  # noqa: E402
 from provisioner.lifecycle.desk import ControllerHandle, Desk  # noqa: E402

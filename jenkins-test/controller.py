@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,6 +32,8 @@ from xml.sax.saxutils import escape
 
 CACHE = Path.home() / ".cache" / "jenkins-provisioner"
 START_S = 180.0
+#: For so long the last line of an ended build is waited for.
+LAST_LINE_S = 10.0
 
 #: Makes the account and its token once; a restart on the same home finds both.
 SETUP = """
@@ -113,10 +117,12 @@ def find_java() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """One that the kernel gives to nobody: it is still free when its server starts, and when it starts again."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class RealController:
@@ -314,18 +320,36 @@ class RealController:
         answer = self.request("GET", f"{job_path(name)}{number}/api/json")
         return answer.json() if answer.status == 200 else None
 
+    def begun(self, name: str, number: int | str = "lastBuild") -> dict[str, Any]:
+        """The record of a build that must have begun."""
+        build = self.build(name, number)
+        if build is None:
+            raise AssertionError(f"{name} has no build {number}")
+        return build
+
     def wait_build(self, name: str, number: int | str = 1, *, within_s: float = 180.0) -> dict[str, Any]:
-        """The build's record as soon as it is complete (`result` may be set before the console ends)."""
+        """The build's record as soon as it is complete, and its console with it.
+
+        `result` may be set before the build ends, and the build ends before listeners have heard of it and the last
+        line is written.
+        """
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             build = self.build(name, number)
             if build is not None and not build["building"] and build["result"] is not None:
-                return build
+                self._await_last_line(name, build["number"])
+                return self.build(name, build["number"]) or build
             time.sleep(0.1)
         raise AssertionError(
             f"{name} {number} did not end within {within_s} s; queue: {self.queue_items()}\n"
             f"{self.console(name, number)[-3000:]}\n{self.log_tail()}"
         )
+
+    def _await_last_line(self, name: str, number: int) -> None:
+        """Wait for the console's end, which a build that died with its controller never gets."""
+        deadline = time.monotonic() + LAST_LINE_S
+        while time.monotonic() < deadline and "\nFinished: " not in self.console(name, number):
+            time.sleep(0.05)
 
     def console(self, name: str, number: int | str = 1) -> str:
         answer = self.request("GET", f"{job_path(name)}{number}/consoleText")

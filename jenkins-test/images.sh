@@ -1,11 +1,12 @@
 #!/bin/bash
 # The images of the docker tier, made from Debian packages alone; no image registry is needed.
 #
-#   images.sh [busybox] [agent] [sshd]       default: all three; what exists is left alone
+#   images.sh [busybox] [agent] [sshd] [musl]   default: all; what exists is left alone
 #   FORCE=1 images.sh agent                  make it again
 #
-# Needs root, a Docker engine, debootstrap and busybox-static. MIRROR=URL names another Debian mirror than
-# the one of this machine's apt, KEYRING=FILE the keys of a machine that is not a Debian.
+# Needs root, a Docker engine, debootstrap and busybox-static; for musl, which is compiled from Debian's source,
+# gcc, make, bzip2 and curl (unless it is named, it is left out where it cannot be made). MIRROR=URL names another
+# Debian mirror than the one of this machine's apt, KEYRING=FILE the keys of a machine that is not a Debian.
 set -euo pipefail
 
 prefix=jenkins-provisioner-test
@@ -15,7 +16,7 @@ limit_s=1200 # for each step that waits for a network
 say() { printf 'images: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 exists() { docker image inspect "$prefix/$1:latest" >/dev/null 2>&1; }
 
@@ -132,6 +133,53 @@ make_sshd() {
     container=
 }
 
+# As Alpine: every program is linked against musl, which is the only C library.
+make_musl() {
+    local root=$work/root with=$work/musl at=$work/busybox applet option from through
+    local source=busybox_1.35.0.orig.tar.bz2 sum=faeeb244c35a348a334f4a59e44626ee870fb07b6884d68c10ae8bc19f83a694
+    say "busybox for musl from $(mirror)"
+    mkdir "$with" "$at"
+    (cd "$with" && apt-get -q download musl musl-dev musl-tools >"$work/log" 2>&1) ||
+        { tail -n 20 "$work/log" >&2; die 'the packages of musl cannot be had'; }
+    for applet in "$with"/*.deb; do dpkg-deb -x "$applet" "$with"; done
+    from=$(mirror) through=$(proxy)
+    http_proxy=${through:-${http_proxy:-}} curl -sfL --max-time 120 -o "$work/$source" "${from%/}/pool/main/b/busybox/$source" ||
+        die 'the source of busybox cannot be had'
+    printf '%s  %s\n' "$sum" "$work/$source" | sha256sum --check --quiet || die 'the source of busybox is another one'
+    tar -xjf "$work/$source" --strip-components 1 -C "$at"
+    local lib
+    lib=$(dirname "$(find "$with/usr/lib" -name musl-gcc.specs)")
+    sed "s#/usr/include/#$with&#g; s#/usr/lib/#$with&#g" "$lib/musl-gcc.specs" >"$with/specs"
+    # the kernel's headers, which musl does not bring, come from this machine
+    printf '#!/bin/sh\nexec gcc "$@" -idirafter /usr/include -idirafter "/usr/include/$(gcc -print-multiarch)" -specs %s\n' \
+        "$with/specs" >"$with/cc"
+    chmod 755 "$with/cc"
+    (
+        cd "$at"
+        command make allnoconfig
+        for option in LFS LONG_OPTS SH_IS_ASH ASH ASH_ECHO ASH_PRINTF ASH_TEST ASH_CMDCMD ASH_GETOPTS FEATURE_SH_MATH \
+            FEATURE_FANCY_HEAD FEATURE_FANCY_TAIL FEATURE_STAT_FORMAT BASENAME CAT CHMOD CP CUT DATE DD DIRNAME ECHO ENV \
+            EXPR FALSE FIND GREP HEAD HOSTNAME ID KILL LN LS MKDIR MV NOHUP PRINTF PS PWD RM RMDIR SED SLEEP SORT STAT \
+            TAIL TEST TOUCH TR TRUE UNAME WC WHOAMI; do
+            sed -i "s/^# CONFIG_$option is not set/CONFIG_$option=y/" .config
+        done
+        yes '' | command make oldconfig
+        command make -j2 CC="$with/cc" HOSTCC=gcc busybox busybox.links
+    ) >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die 'busybox cannot be compiled'; }
+    new_root
+    install -d "$root"/{bin,etc,lib,proc,sys,dev,home}
+    install -d -m 1777 "$root"/tmp "$root"/var/tmp
+    install -d -m 700 "$root"/root
+    install -m 755 "$(find "$with/lib" -name libc.so)" "$root/lib/$(basename "$(find "$with/lib" -name 'ld-musl-*')")"
+    install -m 755 "$at/busybox" "$root/bin/busybox"
+    while read -r applet; do ln -sf busybox "$root/bin/${applet##*/}"; done <"$at/busybox.links"
+    printf '%s\n' root:x:0:0::/root:/bin/sh jenkins:x:1000:1000::/home/jenkins:/bin/sh >"$root/etc/passwd"
+    printf '%s\n' root:x:0: jenkins:x:1000: >"$root/etc/group"
+    install -d -o 1000 -g 1000 "$root/home/jenkins"
+    chroot "$root" /bin/sh -c true || die 'the shell that was compiled does not run'
+    import musl 'ENV PATH=/bin' 'USER jenkins' 'CMD ["/bin/sh"]'
+}
+
 make() {
     local name=$1 began=$SECONDS old
     old=$(docker image inspect --format '{{.Id}}' "$prefix/$name:latest" 2>/dev/null) || old=
@@ -141,9 +189,13 @@ make() {
     say "$prefix/$name:latest made in $((SECONDS - began)) s"
 }
 
-[ $# -gt 0 ] || set -- busybox agent sshd
+if [ $# -eq 0 ]; then
+    "$0" busybox agent sshd
+    "$0" musl || say 'no image with musl; the tests that want it say so'
+    exit 0
+fi
 for name in "$@"; do
-    case $name in busybox | agent | sshd) ;; *) usage ;; esac
+    case $name in busybox | agent | sshd | musl) ;; *) usage ;; esac
 done
 todo=()
 for name in "$@"; do

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tiers"]
+pytest_plugins = ["tests.tiers"]
 
 # how long one example takes says more about the machine's load than about us; pytest's time-out still holds
 settings.register_profile("shared machine", deadline=None)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import docker
+
+from tests.sidecar_process import free_port
 
 
 class SecondEngine:
@@ -219,9 +220,3 @@ def why_not() -> str:
         return "a second Docker engine needs root"
     missing = [program for program in ("dockerd", "containerd", "docker", "ip") if shutil.which(program) is None]
     return f"no {', '.join(missing)} here" if missing else ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,23 +13,28 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+Found = TypeVar("Found")
+
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """One that the kernel gives to nobody: it is still free when its server starts, and when it starts again."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class SidecarProcess:
     """Starts, kills and asks one sidecar; the same state file lives through all its processes."""
 
-    patience_s = 5.0
+    patience_s = 20.0
 
     def __init__(self, folder: Path, config: dict[str, Any], *, token: str) -> None:
         self.folder = folder
@@ -48,6 +54,11 @@ class SidecarProcess:
         self.config_file.write_text(yaml.safe_dump(self.config, sort_keys=False))
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started and not ended by us."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -63,7 +74,8 @@ class SidecarProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        self.until(lambda: self._answers("/readyz" if ready else "/healthz"), "the sidecar is ready", within_s=60)
+        # a controller that has just started takes long to compile its first script, of which the bridge is often that
+        self.until(lambda: self._answers("/readyz" if ready else "/healthz"), "the sidecar is ready", within_s=180)
 
     def stop(self) -> float:
         """SIGTERM; the seconds it took."""
@@ -86,6 +98,19 @@ class SidecarProcess:
             process.kill()
             process.wait(timeout=10)
             raise AssertionError(f"the sidecar did not end within 20 s of {number.name}\n{self.log()}") from None
+
+    def verb(self, *words: str, status: int = 0) -> str:
+        """What a verb of the command line prints, with this sidecar's configuration."""
+        done = subprocess.run(
+            [sys.executable, "-m", "provisioner", *words, "-c", str(self.config_file)],
+            env={**os.environ, "JENKINS_TOKEN": self._token},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == status, done
+        return done.stdout
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -117,14 +142,20 @@ class SidecarProcess:
         except OSError:
             return False
 
+    def said(self, words: str) -> bool:
+        """Whether its whole log has these words; the end of it may have gone on."""
+        return self.log_file.exists() and words in self.log_file.read_text(errors="replace")
+
     def log(self, lines: int = 60) -> str:
         if not self.log_file.exists():
             return "(no log)"
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
-    def until(self, true: Callable[[], object], what: str, *, within_s: float = 60.0) -> None:
+    def until(self, true: Callable[[], Found], what: str, *, within_s: float = 60.0) -> Found:
+        """Ask until the answer is true; the answer."""
         deadline = time.monotonic() + within_s
-        while not true():
+        while not (found := true()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"never so within {within_s:.0f} s: {what}\n{self.log()}")
             time.sleep(0.05)
+        return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import importlib.util
 import json
 import os
 import re
@@ -14,28 +13,17 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol, Self
+
+import pytest
+from controller import Answer, NoController, RealController
 
 FOLDER = Path(__file__).parents[1] / "jenkins-test"
 STANDIN = FOLDER / "standin"
-
-
-def load_controller_module() -> ModuleType:
-    """`jenkins-test/controller.py` is a program of its own, not a package."""
-    name = "jenkins_test_controller"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, FOLDER / "controller.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Asked(Protocol):
@@ -45,22 +33,6 @@ class Asked(Protocol):
     user: str
     token: str
     java: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back, whatever the status."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        return self.body.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 def ask(
@@ -73,7 +45,7 @@ def ask(
     form: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 60.0,
-) -> Reply:
+) -> Answer:
     """One request, no redirect followed. `auth`: token, password, bad, or None for nobody."""
     place = urllib.parse.urlsplit(controller.url)
     conn = http.client.HTTPConnection(place.hostname or "", place.port, timeout=timeout_s)
@@ -90,7 +62,7 @@ def ask(
     try:
         conn.request(method, "/" + path.lstrip("/"), body=body, headers=sent)
         reply = conn.getresponse()
-        return Reply(reply.status, dict(reply.getheaders()), reply.read())
+        return Answer(status=reply.status, headers=dict(reply.getheaders()), body=reply.read())
     finally:
         conn.close()
 
@@ -229,7 +201,39 @@ class AgentProcess:
             self.process.wait(10)
 
 
-class StandinController(load_controller_module().RealController):  # type: ignore[misc]
+class Agents:
+    """Agents of one test, ended with it."""
+
+    def __init__(self, controller: Asked, folder: Path) -> None:
+        self.controller = controller
+        self.folder = folder
+        self.started: list[AgentProcess] = []
+
+    def start(self, name: str, *extra: str, secret: str | None = None) -> AgentProcess:
+        agent = AgentProcess(self.controller, name, self.folder, *extra, secret=secret)
+        self.started.append(agent)
+        return agent
+
+    def end(self) -> None:
+        for agent in self.started:
+            agent.end()
+
+
+@contextmanager
+def real_controller(home: Path, **options: Any) -> Iterator[RealController]:
+    """A running `RealController` for the time of the block; where there is no Jenkins the test is skipped."""
+    try:
+        real = RealController(home, **options)
+        real.start()
+    except NoController as error:
+        pytest.skip(f"no real Jenkins here: {error}")
+    try:
+        yield real
+    finally:
+        real.stop()
+
+
+class StandinController(RealController):
     """A stand-in behind the very methods by which tests ask a real controller."""
 
     def __init__(self, *options: str) -> None:

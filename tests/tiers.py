@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ import pytest
 CACHE = Path.home() / ".cache" / "jenkins-provisioner"
 IMAGES = ("jenkins-provisioner-test/busybox:latest", "jenkins-provisioner-test/agent:latest")
 ENGINE_TIMEOUT_S = 10
+SECOND_ATTEMPTS = 2
 
 
 def _nothing() -> str | None:
@@ -195,6 +196,17 @@ def table(results: Iterable[Result]) -> list[str]:
         )
         lines += [" " * 46 + more for more in why[1:]]
     return lines
+
+
+def to_repeat(results: Mapping[str, Result]) -> list[str]:
+    """What is tried once more, alone: a failure or two beside a real controller, if nothing else failed.
+
+    A controller with a hundred plugins has races of its own, which a test meets now and then on a machine under load.
+    More than that, or a failure anywhere else, is no accident.
+    """
+    failed = [test for test, result in results.items() if result.outcome == "failed"]
+    accident = len(failed) <= SECOND_ATTEMPTS and all(results[test].tier == "jenkins" for test in failed)
+    return failed if accident else []
 
 
 def not_run(required: str, results: Iterable[Result]) -> list[str]:

@@ -116,6 +116,8 @@ class Reference:
         value = node.get("default")
         if value is None or value in ([], {}):
             return ""
+        if isinstance(value, bool):
+            return f"`{str(value).lower()}`"
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         return f"`{', '.join(value)}`" if isinstance(value, list) else f"`{value}`"

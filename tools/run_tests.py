@@ -1,9 +1,10 @@
-"""The whole suite in two runs, one closing table, and a look at what it left behind.
+"""The whole suite in three runs, one closing table, and a look at what it left behind.
 
     python tools/run_tests.py [PYTEST ARGUMENT …]
 
-First what needs nothing but this machine, in parallel; then, one test at a time, what shares a Docker engine
-or a real Jenkins. REQUIRE_TIERS (names, or `available`) turns a tier that did not run into a failure.
+First what needs nothing but this machine, in parallel; then, one test at a time, what asks a Docker engine for all
+that it has; then what needs a real Jenkins, two files at once with a controller each; a failure or two there is tried
+once more, and told. REQUIRE_TIERS (names, or `available`) turns a tier that did not run into a failure.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-import leaks  # noqa: E402
-import tiers  # noqa: E402
+from tests import leaks, tiers  # noqa: E402
 
 PARALLEL = min(4, max(2, os.cpu_count() or 2))
+SLOW = bool(os.environ.get("SLOW"))
 #: Tests that take minutes, or that a machine under load may upset, run when they are asked for.
-WITHOUT_SLOW = "" if os.environ.get("SLOW") else " and not slow"
+WITHOUT_SLOW = "" if SLOW else " and not slow"
+#: Some of the slow ones measure, and want the machine for themselves.
+CONTROLLERS = 0 if SLOW else min(2, os.cpu_count() or 1)
 RUNS = {
     "unit and stand-in": ["-n", str(PARALLEL), "-m", "not docker and not jenkins" + WITHOUT_SLOW],
-    "docker and jenkins": ["-m", "(docker or jenkins)" + WITHOUT_SLOW],
+    "docker": ["-m", "docker and not jenkins" + WITHOUT_SLOW],
+    "jenkins": ["-n", str(CONTROLLERS), "--dist", "loadfile", "-m", "jenkins" + WITHOUT_SLOW],
 }
 #: pytest: all passed, some failed, none collected. Anything else is a run that broke.
 UNDERSTOOD = {0, 1, 5}
@@ -76,11 +80,18 @@ def main() -> int:
         more, broken = run(name, [*arguments, *sys.argv[1:]], env)
         results |= more
         problems += broken
+    repeated = tiers.to_repeat(results)
+    for test in repeated:
+        more, broken = run(f"once more, alone: {test}", [test], env)
+        results |= more
+        problems += broken
     problems += [f"left behind: {thing}" for thing in left_behind(mark, before)]
     problems += tiers.not_run(required, results.values())
     print("\n".join(tiers.table(results.values())) + "\n")
     if WITHOUT_SLOW:
         print("tests marked slow were left out; SLOW=1 make test runs them too")
+    for test in repeated:
+        print(f"SECOND ATTEMPT: {test} failed at first, then {results[test].outcome}")
     for problem in problems:
         print(f"FAILURE: {problem}")
     count = Counter(result.outcome for result in results.values())

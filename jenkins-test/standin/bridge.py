@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from standin.work import Work
     from standin.world import World
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 PROTOCOL = 1
 MARK = "jenkins-provisioner.owner="
 MOST_EVENTS = 5000
@@ -77,6 +77,7 @@ class Bridge:
     def __init__(self, world: World, parameters: Mapping[str, Any], before: Bridge | None = None) -> None:
         self.world = world
         self.mode = str(parameters.get("mode", "script"))
+        self.content = parameters.get("content")
         self.user = parameters.get("user")
         self.owners: list[str] | None = parameters.get("owners")
         self.epoch = str(uuid.uuid4())
@@ -84,7 +85,8 @@ class Bridge:
         self.names: dict[str, tuple[str, ...]] = dict(before.names) if before else {}
         self.pads: dict[tuple[int, int], Pad] = dict(before.pads) if before else {}
         self.by_request: dict[tuple[int, int], Known] = dict(before.by_request) if before else {}
-        self.holders: dict[str, tuple[str, float]] = {}  # by owner: who works under it, and when it was last heard of
+        # by owner: who works under it, and when it was last heard of
+        self.holders: dict[str, tuple[str, float]] = dict(before.holders) if before else {}
         self.readers = 0
         self.events_lost = 0
         self.stopped = False
@@ -108,6 +110,15 @@ class Bridge:
             )
         self.holders[owner] = (holder, now)
         return None
+
+    def others(self, owner: str, holder: str) -> list[str]:
+        """Owner ids under which somebody else is at work."""
+        heard = time.monotonic() - self.world.knobs.holder_gone_s
+        return sorted(
+            name
+            for name, (who, heard_s) in self.holders.items()
+            if heard_s > heard and not (name == owner and holder in ("", who))
+        )
 
     # --- events ---
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from standin import bridge_ops, http
 from standin.bridge import LISTENERS, MOST_READERS, PROTOCOL, VERSION, Bridge
-from standin.bridge_ops import Refusal
+from standin.bridge_dialling import Refusal
 
 routes = web.RouteTableDef()
 Handler = Callable[[web.Request, Bridge], Awaitable[dict[str, Any]]]
@@ -56,6 +56,7 @@ async def _status(request: web.Request, bridge: Bridge) -> dict[str, Any]:
     _admit(request, bridge, None)
     return {
         "bridge": VERSION,
+        "content": bridge.content,
         "protocol": [PROTOCOL],
         "mode": bridge.mode,
         "session": http.world(request).session,

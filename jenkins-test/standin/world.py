@@ -357,11 +357,17 @@ class World:
         if parameters.get("verb") == "remove":
             self.remove_bridge()
             return {"removed": len(LISTENERS) + 1 if before else 0}
+        owner, holder = str(parameters.get("owner") or ""), str(parameters.get("holder") or "")
         if before is not None and not parameters.get("replace"):
-            return {"installed": False, "found": VERSION}
+            if before.content == parameters.get("content"):
+                return {"installed": False, "found": VERSION}
+            if users := before.others(owner, holder):
+                return {"installed": False, "found": VERSION, "used_by": users}
         self.bridge = Bridge(self, parameters, before)
         if before is not None:
             before.stop()
+        if owner and holder and owner not in self.bridge.others(owner, holder):
+            self.bridge.hold(owner, holder)
         found = VERSION if before else None
         return {"installed": True, "found": found, "bridge": VERSION, "epoch": self.bridge.epoch}
 

@@ -8,40 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from provisioner.backends.contract import Backend
+from provisioner.backends.endpoint_files import SshFiles, TlsFiles
 from provisioner.model.errors import LaunchError, Reason
-
-
-class TlsFiles(Protocol):
-    """The files of an encrypted endpoint."""
-
-    @property
-    def ca(self) -> str:
-        """The authority that signed the engine's certificate."""
-        ...
-
-    @property
-    def cert(self) -> str:
-        """Our own certificate."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Our own private key."""
-        ...
-
-
-class SshKeys(Protocol):
-    """The files of an ssh:// endpoint."""
-
-    @property
-    def key(self) -> str | None:
-        """Our own private key."""
-        ...
-
-    @property
-    def known_hosts(self) -> str | None:
-        """Host keys."""
-        ...
 
 
 class ProviderSettings(Protocol):
@@ -88,7 +56,7 @@ class ProviderSettings(Protocol):
         ...
 
     @property
-    def ssh(self) -> SshKeys | None:
+    def ssh(self) -> SshFiles | None:
         """For an ssh:// endpoint."""
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from provisioner.capacity.room import Condition, ProviderState
+from provisioner.capacity.plant import Condition, ProviderState
 from provisioner.model.errors import BUILDS_OWN_FAULT, Reason
 
 FAILURES_IN_A_ROW = 3

@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from provisioner.capacity.placement import wanted_by
-from provisioner.capacity.room import Plant, Room, Tally, Wanted, providers_for, room_for
+from provisioner.capacity.plant import Plant, Tally, Wanted
+from provisioner.capacity.room import Room, providers_for, room_for
 from provisioner.routing.match import Decline, Match, Routing
+
+#: What is expected to happen to a build that cannot be served.
+ENDED = "its build ends with that reason"
 
 
 class Verdict(StrEnum):
@@ -17,7 +21,7 @@ class Verdict(StrEnum):
 
     YES = "yes"  # it would get an agent now
     WAIT = "wait"  # it will get one when there is room
-    NO = "no"  # it gets none from here
+    NO = "no"  # it gets none: from no template, or because its build is ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +111,8 @@ class Explanation:
         why = "; ".join(self.reasons)
         if self.verdict is Verdict.WAIT:
             return f"{self.subject}: template {self.template} serves it; it waits: {why}"
+        if self.template is not None:
+            return f"{self.subject}: template {self.template} would serve it, and its build is ended: {why}"
         return f"{self.subject}: no template serves it: {why}"
 
 
@@ -120,6 +126,7 @@ def explain(
     agent: str | None = None,
     also: Iterable[str] = (),
     then: str = "",
+    ends: str = "",
     failed_at: Sequence[str] = (),
     ready: Mapping[str, str] | None = None,
     unfit: AbstractSet[str] = frozenset(),
@@ -135,6 +142,7 @@ def explain(
         agent: the agent that serves it already, if there is one.
         also: what else keeps it waiting, a sentence each: a pause after a failed launch, the sidecar stopping.
         then: what ends that, where it is not the room that it waits for.
+        ends: why it cannot be served, so that its build is ended; empty: it can.
         failed_at: providers at which a launch for it failed, latest last.
         ready: by template, the provider of an agent on standby that could be given to it now.
         unfit: providers that cannot give what the item asks for.
@@ -147,6 +155,7 @@ def explain(
         agent=agent,
         also=tuple(also),
         then=then,
+        ends=ends,
         failed_at=tuple(failed_at),
         ready=ready or {},
         unfit=frozenset(unfit),
@@ -178,6 +187,7 @@ class _Question:
     agent: str | None
     also: tuple[str, ...]
     then: str
+    ends: str
     failed_at: tuple[str, ...]
     ready: Mapping[str, str]
     unfit: frozenset[str]
@@ -199,6 +209,8 @@ class _Question:
         if self.agent is not None:
             why = f"agent {self.agent} serves it already"
             return _answer(winner, Verdict.YES, (why,), next_step=_left_alone(self.agent))
+        if self.ends:
+            return _answer(winner, Verdict.NO, (self.ends,), next_step=ENDED)
         if winner.template in self.ready and not self.also:
             at = self.ready[winner.template]
             step = f"the agent on standby at {at} is given to it"
@@ -226,7 +238,9 @@ class _Question:
             first = ""
             for one in providers_for(self._wanted(winner), self.plant, self.tally, self.failed_at):
                 asked.add(one.provider)
-                if one.hurdle is not None:
+                if self.ends:
+                    yield ProviderAnswer(provider=one.provider, verdict=Verdict.NO, reason="nothing is started for it")
+                elif one.hurdle is not None:
                     yield ProviderAnswer(provider=one.provider, verdict=Verdict.WAIT, reason=one.hurdle.reason)
                 elif above:
                     held = f"it has room, but {above[0].reason}"

@@ -24,7 +24,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
-from provisioner.capacity.room import CountedAgent, Plant, Tally, Wanted, room_for
+from provisioner.capacity.plant import CountedAgent, Plant, Tally, Wanted
+from provisioner.capacity.room import room_for
 from provisioner.model.queue import RequestKey
 from provisioner.routing.match import Decline, Match, Routing
 

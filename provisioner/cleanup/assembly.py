@@ -30,14 +30,7 @@ def make_http(settings: Settings) -> Rest:
     """
     if settings.cleanup is None:
         raise ConfigError("the configuration has no `cleanup:`; docs/cleanup.md shows one")
-    controller = settings.controller(settings.cleanup.controller)
-    return Rest(
-        name=controller.name,
-        url=controller.url,
-        user=controller.user,
-        token=controller.token.read(),
-        timeout_s=controller.timeout_s,
-    )
+    return Rest.of(settings.controller(settings.cleanup.controller))
 
 
 def make_policy(wanted: Cleanup) -> Policy:

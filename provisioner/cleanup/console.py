@@ -6,7 +6,6 @@ was used since its cleaning from builds that need a clean one, at once and not o
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -16,11 +15,11 @@ from typing import Any
 from provisioner.cleanup.labels import split_labels
 from provisioner.cleanup.nodes import TRIES, Guard, LabelChange
 from provisioner.controller.rest import Rest
+from provisioner.controller.script_console import MARK, packed, said
 from provisioner.model.errors import ControllerError
 
-_SAID = "jenkins-provisioner-said:"
+_SCRIPT_S = 150.0  # a controller that has just started, with much to do, takes its time to compile a script
 
-#: A script is answered with 200 whatever becomes of it, so it marks its own success.
 _FRAME = """
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
@@ -34,7 +33,7 @@ def idleSince = {{ computer -> computer == null || !computer.idle ? null : compu
 def work = {{ ->
 {work}
 }}
-println '{said}' + JsonOutput.toJson(Queue.withLock(work as Callable))
+println '{mark}' + JsonOutput.toJson(Queue.withLock(work as Callable))
 """
 
 #: The guard's classes, appended to a step that puts it in.
@@ -231,11 +230,11 @@ def run_script(http: Rest, work: str, ask: Mapping[str, object], classes: str = 
     Raises:
         ControllerError: it could not be run, or it failed.
     """
-    packed = base64.b64encode(json.dumps(ask).encode()).decode()
-    text = http.script(_FRAME.format(ask=packed, work=work, said=_SAID) + classes)
-    _, mark, said = text.rpartition(_SAID)
-    if not mark:
-        said = " ".join(line.strip() for line in text.partition("\n\tat ")[0].splitlines()) or "it says nothing"
-        raise ControllerError(f"controller {http.name}: the script console failed: {said[:400]}")
-    found = json.loads(said)
+    script = _FRAME.format(ask=packed(ask), work=work, mark=MARK) + classes
+    text = http.script(script, timeout_s=max(_SCRIPT_S, http.timeout_s))
+    words = said(text)
+    if words is None:
+        problem = " ".join(line.strip() for line in text.partition("\n\tat ")[0].splitlines()) or "it says nothing"
+        raise ControllerError(f"controller {http.name}: the script console failed: {problem[:400]}")
+    found = json.loads(words)
     return found if isinstance(found, dict) else {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from provisioner.cleanup.facts import LOAN_MARK, MARK, Cleaning, NodeFacts, Note, Policy, Word
+from provisioner.model.errors import IllegalActError
 
 #: An executor may be free only a moment after its build has ended; what ended later than this was another build.
 #: A Pipeline gives it back before its end, other jobs when all is stored.
@@ -56,10 +57,6 @@ MOVES: Mapping[NodeState, frozenset[Act]] = {
 }
 
 
-class IllegalActError(Exception):
-    """A decision that the table forbids: a fault of ours."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """One node's turn, and why."""
@@ -96,6 +93,13 @@ def decide(nodes: Iterable[NodeFacts], now_ms: int, policy: Policy) -> tuple[Dec
             waiting = f"waits: at most {policy.at_once} nodes are cleaned at once"
             decisions[node.name] = replace(decisions[node.name], act=Act.WAIT, reason=waiting)
     return tuple(decisions[name] for name in sorted(decisions))
+
+
+def misspelt(nodes: Iterable[NodeFacts], policy: Policy) -> tuple[Decision, ...]:
+    """A row for each name to skip that no node has: whichever node was meant is cleaned."""
+    reason = "`skip` names it, but there is no such node"
+    names = sorted(policy.skip - {node.name for node in nodes})
+    return tuple(Decision(node=name, state=NodeState.SKIPPED, act=Act.WAIT, reason=reason) for name in names)
 
 
 def is_looked_after(node: NodeFacts, policy: Policy) -> bool:
@@ -188,9 +192,10 @@ def _decide_clean(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         return Decision(
             node=node.name, state=NodeState.CLEAN, act=Act.NOTE, reason=reason, cleaning=believed, note=note
         )
-    return Decision(
-        node=node.name, state=NodeState.CLEAN, act=Act.WAIT, reason=f"clean since its cleaning #{believed.number}"
-    )
+    reason = f"clean since its cleaning #{believed.number}"
+    if node.held is not None:
+        reason += f"; taken offline ({node.held or 'no reason given'})"
+    return Decision(node=node.name, state=NodeState.CLEAN, act=Act.WAIT, reason=reason)
 
 
 def _uses(node: NodeFacts, believed: Cleaning, ended_ms: int) -> tuple[tuple[str, ...], int | None]:
@@ -330,7 +335,8 @@ def _decide_failed(node: NodeFacts, newest: Cleaning, failed: int, now_ms: int, 
     how = f"ran on {newest.built_on} instead" if elsewhere else f"ended as {newest.result}"
     told = f"its cleaning #{newest.number} {how}"
     if failed > policy.retries:
-        reason = f"{failed} cleanings in a row failed; {told}: {newest.url}"
+        in_a_row = f"{failed} cleanings in a row failed; " if failed > 1 else ""
+        reason = f"{in_a_row}{told}: {newest.url}"
         return Decision(node=node.name, state=state, act=Act.QUARANTINE, reason=reason, cleaning=newest)
     wait_s = min(_MOST_RETRY_S, policy.retry_after_s * 2 ** (failed - 1))
     left_s = wait_s - (now_ms - (newest.ended_ms or now_ms)) / 1000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from provisioner.controller.bridge_client import BridgeClient
 
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_HEADS = ("CONTROLLER", "BRIDGE", "MODE", "SESSION", "LISTENERS", "READERS", "LOST", "OWNERS")
+_HEADS = ("CONTROLLER", "BRIDGE", "CONTENT", "MODE", "SESSION", "LISTENERS", "READERS", "LOST", "OWNERS")
 _BY_HAND = "an administrator can do it: run the output of `provisioner bridge print{option}` in the script console"
 
 
@@ -82,7 +82,15 @@ def _install(args: argparse.Namespace) -> int:
             raise _by_hand(error, "") from error
         now = await client.status()
         version = now.bridge if now else "?"
-        return f"bridge {version} is in" if installed else f"bridge {version} is there already; nothing was changed"
+        if installed.done:
+            return f"bridge {version} is in"
+        if installed.used_by:
+            users = ", ".join(installed.used_by)
+            return (
+                f"bridge {version} of another release is there, and {users} works with it; nothing was changed"
+                " (`provisioner bridge remove` first takes it out all the same)"
+            )
+        return f"bridge {version} is there already; nothing was changed"
 
     print(f"{controller.name}: {_ask(settings, controller, act)}")
     return 0
@@ -128,6 +136,8 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _told(settings: Settings, controller: Controller) -> dict[str, Any]:
+    from provisioner.controller.bridge_script import content  # noqa: PLC0415
+
     told: dict[str, Any] = {"controller": controller.name, "bridge": None, "problem": None}
     try:
         status = _ask(settings, controller, lambda client: client.status())
@@ -137,6 +147,8 @@ def _told(settings: Settings, controller: Controller) -> dict[str, Any]:
         return told
     return told | {
         "bridge": status.bridge,
+        "content": status.content,
+        "same_release": status.content == content(),
         "protocol": list(status.protocol),
         "mode": status.mode.value,
         "session": status.session,
@@ -150,13 +162,14 @@ def _told(settings: Settings, controller: Controller) -> dict[str, Any]:
 
 def _row(told: dict[str, Any]) -> Sequence[object]:
     if told["bridge"] is None:
-        return (told["controller"], "none", *("-" * 6))
+        return (told["controller"], "none", *("-" * 7))
     listeners = told["listeners"]
     missing = [name for name, count in listeners.items() if count != 1]
     shown = f"{sum(listeners.values())}" + (f" (not once: {', '.join(missing)})" if missing else "")
     return (
         told["controller"],
         told["bridge"],
+        (told["content"] or "?") + ("" if told["same_release"] else " (another release's)"),
         told["mode"],
         told["session"],
         shown,
@@ -204,10 +217,7 @@ async def _client(settings: Settings, controller: Controller) -> AsyncIterator[B
     from provisioner.controller.bridge_client import BridgeClient  # noqa: PLC0415
     from provisioner.controller.rest import Rest  # noqa: PLC0415
 
-    token = controller.token.read()
-    http = Rest(
-        name=controller.name, url=controller.url, user=controller.user, token=token, timeout_s=controller.timeout_s
-    )
+    http = Rest.of(controller)
     client = BridgeClient(
         http, controller=controller.name, user=controller.user, owner=settings.id, timeout_s=controller.timeout_s
     )

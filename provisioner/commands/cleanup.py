@@ -14,7 +14,7 @@ from provisioner.cleanup.scheduler import Row, Scheduler, is_bad
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain, print_table
 from provisioner.config import Settings, load
-from provisioner.model.errors import ControllerError, ProvisionerError
+from provisioner.model.errors import ConfigError, ControllerError, ProvisionerError
 from provisioner.telemetry.logs import configure_logs
 
 
@@ -37,6 +37,10 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work once, or until interrupted."""
+    if args.recover and (args.once or args.dry_run):
+        raise ConfigError("--recover only brings the node back; leave --once and --dry-run out")
+    if args.json and not (args.once or args.dry_run):
+        raise ConfigError("--json is for --once and --dry-run, which end with a report")
     settings = load(args.config)
     configure_logs(level="error", json_lines=False)
     scheduler = make_scheduler(settings)
@@ -44,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
         scheduler.recover(args.recover)
         print(f"{plain(args.recover)} is back; the next pass cleans it")
         return 0
+    wanted = settings.cleanup
+    nothing = f"no node of {wanted.controller} has the label {wanted.labels.cleanable}" if wanted is not None else ""
     if args.dry_run:
-        return _report(scheduler.plan(), as_json=args.json)
+        return _report(scheduler.plan(), nothing=nothing, as_json=args.json)
     if args.once:
         # a job's console shows at once what is done
-        return _report(scheduler.once(_quiet if args.json else _tell), as_json=args.json)
+        return _report(scheduler.once(_quiet if args.json else _tell), nothing=nothing, as_json=args.json)
     return _for_ever(scheduler, settings)
 
 
@@ -73,10 +79,10 @@ def _quiet(_row: Row) -> None:
     pass
 
 
-def _report(rows: Sequence[Row], *, as_json: bool) -> int:
+def _report(rows: Sequence[Row], *, nothing: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"nodes": [asdict(row) for row in rows]}, indent=2, ensure_ascii=False))
     else:
         cells = [(row.node, row.state, row.act, row.outcome or None, row.reason) for row in rows]
-        print_table(("NODE", "STATE", "ACT", "OUTCOME", "WHY"), cells, nothing="no node is cleanable")
+        print_table(("NODE", "STATE", "ACT", "OUTCOME", "WHY"), cells, nothing=nothing)
     return int(any(is_bad(row) for row in rows))

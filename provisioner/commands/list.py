@@ -80,7 +80,7 @@ def _says(provider: _Body) -> object:
         for row in rows_of(provider, "templates_paused")
         for until in [row["until"]]
     ]
-    own = str(provider["reason"] or provider.get("ping") or "")
+    own = str(provider["reason"] or provider.get("refuses") or provider.get("ping") or "")
     return "; ".join([*([own] if own else []), *paused])
 
 

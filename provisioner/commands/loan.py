@@ -6,20 +6,20 @@ import argparse
 import getpass
 import json
 import socket
-import time
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from provisioner.cleanup.assembly import make_scheduler
-from provisioner.cleanup.scheduler import FOLLOW_S
 from provisioner.cleanup.state import NodeState
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain, print_table
 from provisioner.config import Settings, load
 from provisioner.config.durations import parse_duration
-from provisioner.loans.book import LoanBook, Row, failed, two_controllers
+from provisioner.loans.book import LoanBook, Look, Row, failed, two_controllers
 from provisioner.loans.lending import Lending, LoanError, Wish
 from provisioner.loans.marks import told_time
+from provisioner.model.errors import ConfigError, ControllerError
 from provisioner.telemetry.logs import configure_logs
 
 _ENDS = {NodeState.CLEAN, NodeState.QUARANTINED, NodeState.HELD, NodeState.SKIPPED}
@@ -57,8 +57,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Lend, take back, or tell."""
-    if (args.to or args.back) and not args.node:
-        raise LoanError("name the node: `provisioner loan NODE --to CONTROLLER`, `provisioner loan NODE --return`")
+    _check(args)
     settings = load(args.config)
     two_controllers(settings)
     configure_logs(level="error", json_lines=False)
@@ -68,11 +67,36 @@ def run(args: argparse.Namespace) -> int:
             return _lend(args, settings, book)
         if args.back:
             return _take_back(args, settings, book)
-        rows = book.settle() if args.once else book.rows()
-        rows = tuple(row for row in rows if args.node in {None, row.node})
-        return _report(rows, as_json=args.json)
+        rows = book.settle() if args.once else None
+        look = book.look()
+        return _tell_all(args, look, book.rows(look) if rows is None else rows)
     finally:
         book.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """No option is taken that means nothing.
+
+    Raises:
+        ConfigError: wrong usage.
+    """
+    if (args.to or args.back) and not args.node:
+        raise ConfigError("name the node: `provisioner loan NODE --to CONTROLLER`, `provisioner loan NODE --return`")
+    if args.once and args.node:
+        raise ConfigError(f"--once does what is due for all loans; leave {args.node} out")
+    lends, returns = bool(args.to), bool(args.back)
+    rules = (
+        ("--from", args.lender, "--to or --return", lends or returns),
+        ("--reason", args.reason, "--to or --return", lends or returns),
+        ("--wait", args.wait, "--to or --return", lends or returns),
+        ("--no-wait", args.no_wait, "--to or --return", lends or returns),
+        ("--labels", args.labels is not None, "--to", lends),
+        ("--for", args.lease, "--to", lends),
+        ("--now", args.now, "--return", returns),
+    )
+    for option, given, needs, there in rules:
+        if given and not there:
+            raise ConfigError(f"{option} means nothing without {needs}; nothing was done")
 
 
 def _lend(args: argparse.Namespace, settings: Settings, book: LoanBook) -> int:
@@ -101,14 +125,14 @@ def _lend(args: argparse.Namespace, settings: Settings, book: LoanBook) -> int:
 def _take_back(args: argparse.Namespace, settings: Settings, book: LoanBook) -> int:
     tell = _quiet if args.json else _tell
     wait_s = _wait_s(args)
-    loans = [row for row in book.rows() if row.node == args.node]
-    back = Lending(settings, book, tell).take_back(
+    lender = Lending(settings, book, tell).take_back(
         args.node, args.lender, now=args.now, wait_s=wait_s, why=args.reason or f"taken back by {_user()}"
     )
-    if not back:
+    if lender is None:
         tell(f"{args.node} is on its way back; the sidecar, or `provisioner loan --once`, goes on with it")
-        return _report(tuple(r for r in book.rows() if r.node == args.node), as_json=True) if args.json else 1
-    lender = args.lender or loans[0].lender
+        if args.json:
+            _report(tuple(row for row in book.rows(book.look()) if row.node == args.node), as_json=True)
+        return 1
     state = _cleaned(args.node, lender, settings, tell) if wait_s != 0 else None
     if args.json:
         print(json.dumps({"node": args.node, "lender": lender, "back": True, "state": state}, indent=2))
@@ -121,18 +145,20 @@ def _cleaned(node: str, lender: str, settings: Settings, tell: object) -> NodeSt
     """See it through its cleaning; None if nobody cleans it."""
     if settings.cleanup is None or settings.cleanup.controller != lender:
         return None
-    scheduler = make_scheduler(settings)
     said = None
-    while True:
-        row = next((row for row in scheduler.one_pass() if row.node == node), None)
-        if row is None:
-            return None
-        if row.reason != said and callable(tell):
-            said = row.reason
-            tell(f"{node}: {row.state}: {row.reason}")
-        if row.state in _ENDS and not row.outcome:
-            return row.state
-        time.sleep(FOLLOW_S)
+    try:
+        for rows in make_scheduler(settings).passes(answered=True):
+            row = next((row for row in rows if row.node == node), None)
+            if row is None:
+                return None
+            if row.reason != said and callable(tell):
+                said = row.reason
+                tell(f"{node}: {row.state}: {row.reason}")
+            if row.state in _ENDS and not row.outcome:
+                return row.state
+    except ControllerError as error:
+        raise LoanError(f"{node} is back at {lender}; its cleaning cannot be followed: {error.message}") from error
+    return None
 
 
 def _wait_s(args: argparse.Namespace) -> float | None:
@@ -145,7 +171,7 @@ def _duration(text: str | None, option: str) -> float | None:
     try:
         return float(parse_duration(text))
     except ValueError as error:
-        raise LoanError(f"{option} {text}: {error}") from error
+        raise ConfigError(f"{option} {text} {error}") from error
 
 
 def _user() -> str:
@@ -163,9 +189,23 @@ def _quiet(_line: str) -> None:
     pass
 
 
-def _report(rows: Sequence[Row], *, as_json: bool) -> int:
+def _tell_all(args: argparse.Namespace, look: Look, rows: Sequence[Row]) -> int:
+    nothing = "nothing is lent"
+    if args.node is not None:
+        rows = tuple(row for row in rows if row.node == args.node)
+        nothing = f"{plain(args.node)} is not lent"
+        if not (rows or look.unknown or any(args.node in view.nodes for view in look.views.values())):
+            raise LoanError(f"no node {args.node} is at {' or '.join(look.views)}")
+    return _report(rows, as_json=args.json, nothing=nothing, unknown=look.unknown)
+
+
+def _report(
+    rows: Sequence[Row], *, as_json: bool, nothing: str = "nothing is lent", unknown: Mapping[str, str] | None = None
+) -> int:
+    unknown = unknown or {}
     if as_json:
-        print(json.dumps({"loans": [asdict(row) for row in rows]}, indent=2, ensure_ascii=False))
+        told = {"loans": [asdict(row) for row in rows], "unknown": dict(unknown)}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         cells = [
             (
@@ -179,5 +219,10 @@ def _report(rows: Sequence[Row], *, as_json: bool) -> int:
             )
             for row in rows
         ]
-        print_table(("NODE", "LENT BY", "TO", "STATE", "UNTIL", "AS", "WHY"), cells, nothing="nothing is lent")
-    return int(failed(rows))
+        if unknown:
+            nothing = f"no loan is known, but nothing is known of {', '.join(unknown)}"
+        print_table(("NODE", "LENT BY", "TO", "STATE", "UNTIL", "AS", "WHY"), cells, nothing=nothing)
+        sys.stdout.flush()
+        for problem in unknown.values():
+            print(f"provisioner loan: {problem}", file=sys.stderr)
+    return int(bool(unknown) or failed(rows))

@@ -70,7 +70,14 @@ class Remote:
             return cls(_checked(args.url), Path(args.token_file))
         from provisioner.config import load  # noqa: PLC0415  (slow to load, and not needed with both options)
 
-        settings = load(args.config)
+        try:
+            settings = load(args.config)
+        except ConfigError as error:
+            if not args.url:
+                raise
+            raise ConfigError(
+                f"{error.message}\nor name the sidecar's token file beside --url, with --token-file"
+            ) from None
         token_file = Path(args.token_file) if args.token_file else settings.token_file
         if args.url:
             return cls(_checked(args.url), token_file)

@@ -136,6 +136,10 @@ def inner_names_are_unique(parts: Parts) -> Iterator[Problem]:
             + [((*at, "secrets", i, "at"), secret.at) for i, secret in enumerate(template.secrets) if secret.at]
         )
         yield from _twice(
+            [((*at, "remote_fs"), template.remote_fs)]
+            + [((*at, "tmpfs", i), folder) for i, folder in enumerate(template.tmpfs)]
+        )
+        yield from _twice(
             ((*at, "volumes", i), "workspace") for i, volume in enumerate(template.volumes) if volume.workspace
         )
 
@@ -303,6 +307,28 @@ def places_fit_backend(parts: Parts) -> Iterator[Problem]:
         yield from _secrets_apart(at, template)
 
 
+def roots_can_be_read_only(parts: Parts) -> Iterator[Problem]:
+    """What a template with `read_only` wants besides can be had with it."""
+    others = {p.name: p.backend for p in parts.providers.values() if p.backend is not BackendKind.DOCKER}
+    for index, template in parts.templates.items():
+        at: KeyPath = ("templates", index)
+        if template.tmpfs and not template.read_only:
+            yield Problem(path=(*at, "tmpfs"), text="is for `read_only: true`; add that, or leave it out")
+        if not template.read_only:
+            continue
+        for name in (name for name in template.providers if name in others):
+            text = f"is for backend docker only; provider {name} is of backend {others[name]}, leave it out"
+            yield Problem(path=(*at, "read_only"), text=text)
+        for i, secret in enumerate(template.secrets):
+            if secret.at is not None and PurePosixPath(secret.at).parent == PurePosixPath("/"):
+                text = "is at the root, which is read-only; write a path in some folder"
+                yield Problem(path=(*at, "secrets", i, "at"), text=text)
+        disks = {"resources": template.resources.disk_bytes, "overrides": template.overrides.disk}
+        for key in (key for key, disk in disks.items() if disk is not None):
+            text = "bounds nothing with `read_only`, where all that is written is in volumes and memory; leave it out"
+            yield Problem(path=(*at, key, "disk"), text=text)
+
+
 def _secrets_apart(at: KeyPath, template: Template) -> Iterator[Problem]:
     """No secret stays behind in what outlives the agent, and none hides another variable."""
     kept = {volume.at: f"the cache {volume.cache}" for volume in template.volumes if volume.at}
@@ -335,6 +361,7 @@ RULES: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
     keys_fit_backend,
     static_nodes_are_looked_after,
     places_fit_backend,
+    roots_can_be_read_only,
 )
 
 

@@ -93,6 +93,12 @@ class Template(Part):
     java: JavaSource = Field(JavaSource.IMAGE, description="where the agent's Java comes from")
     remote_fs: AbsolutePath = Field("/home/jenkins/agent", description="work folder of the agent, an absolute path")
     run_as: RunAs | None = Field(None, description='user or user:group, such as "1000:1000"; default: the image\'s own')
+    read_only: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="backend docker: the image's files cannot be changed; builds write to `remote_fs` and to caches, "
+        "and in memory to /tmp and /run",
+    )
+    tmpfs: tuple[AbsolutePath, ...] = Field((), description="with `read_only`: further folders in memory")
     env: Mapping[Variable, VariableValue] = Field({}, description="environment variables, never secrets")
     secrets: tuple[SecretMount, ...] = Field((), description="files of the sidecar that the instance gets")
     resources: Resources = Field(default_factory=Resources, description="what one instance may use")

@@ -27,6 +27,7 @@ class BridgeStatus:
     """What an installed bridge says of itself."""
 
     bridge: str
+    content: str  # the fingerprint of its script; empty of one that does not tell
     protocol: tuple[int, ...]
     mode: BridgeMode
     session: str
@@ -35,6 +36,14 @@ class BridgeStatus:
     events_lost: int
     readers: int
     owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """What became of an attempt to put the bridge in."""
+
+    done: bool  # False: the one that is there stays
+    used_by: tuple[str, ...] = ()  # because these owner ids are at work with it, and it is of another release
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +132,7 @@ def read_status(answer: object) -> BridgeStatus:
     data = as_object(answer, "the status")
     return BridgeStatus(
         bridge=text(data, "bridge"),
+        content=maybe_text(data, "content") or "",
         protocol=tuple(p for p in as_list(data.get("protocol"), "protocol") if isinstance(p, int)),
         mode=_mode(data),
         session=text(data, "session"),

@@ -12,6 +12,7 @@ from provisioner.controller.bridge_answers import (
     BridgeStatus,
     EventBatch,
     Hello,
+    Installation,
     as_list,
     as_object,
     flag,
@@ -113,17 +114,21 @@ class BridgeClient:
             )
         return status
 
-    async def install(self, *, replace: bool = False) -> bool:
-        """Put the bridge in through the script console; False if the same version or a newer one is there.
+    async def install(self, *, replace: bool = False) -> Installation:
+        """Put the bridge in through the script console.
+
+        A newer one stays, and so does the same; one of the same version with another text stays for as long as
+        another provisioner is at work with it.
 
         Raises:
             ControllerError: code 403 where the account is not an administrator.
         """
-        script = render_script(replace=replace)
+        script = render_script(replace=replace, owner=self._owner, holder=self._holder)
         answer = await self._call_pool.run(
             partial(self._http.script, script, timeout_s=max(_SCRIPT_S, self._timeout_s))
         )
-        return flag(read_marker(answer), "installed")
+        said = read_marker(answer)
+        return Installation(done=flag(said, "installed"), used_by=texts(said, "used_by") if "used_by" in said else ())
 
     async def uninstall(self) -> bool:
         """Take the bridge out; False if there was none."""

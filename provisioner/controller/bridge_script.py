@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from provisioner.controller.port import BridgeMode
+from provisioner.controller.script_console import packed
 from provisioner.model.errors import ControllerError
 
 _PLACE = "String PROVISIONER_BRIDGE_PARAMETERS = 'e30='"
@@ -20,18 +22,27 @@ _PARTS = (
 )  # fmt: skip
 
 
-def render_script(*, replace: bool = False) -> str:
+def content() -> str:
+    """A fingerprint of the script's text: twelve hexadecimal digits, others for every change of it."""
+    return hashlib.sha256(_source().encode()).hexdigest()[:12]
+
+
+def render_script(*, replace: bool = False, owner: str = "", holder: str = "") -> str:
     """The script that puts the bridge in through the script console, for administrators.
 
     Args:
-        replace: put it in although the same version is there.
+        replace: put it in although the same version is there, with the same text or in use.
+        owner: our owner id.
+        holder: which provisioner this is.
     """
-    return _render({"mode": BridgeMode.SCRIPT.value, "replace": replace})
+    parameters: dict[str, object] = {"mode": BridgeMode.SCRIPT.value, "replace": replace, "content": content()}
+    return _render({**parameters, "owner": owner, "holder": holder})
 
 
 def render_init(*, user: str, owners: Sequence[str]) -> str:
     """The file for `init.groovy.d`: the bridge serves that one account, for those owner ids."""
-    return _render({"mode": BridgeMode.INIT.value, "user": user, "owners": list(owners), "replace": True})
+    parameters: dict[str, object] = {"mode": BridgeMode.INIT.value, "user": user, "owners": list(owners)}
+    return _render({**parameters, "replace": True, "content": content()})
 
 
 def render_removal() -> str:
@@ -58,14 +69,13 @@ def read_marker(answer: str) -> dict[str, Any]:
 
 
 def _render(parameters: dict[str, object]) -> str:
-    """Everything from outside travels as base64 of JSON, so that no text of it can become code."""
     source = _source()
     if source.count(_PLACE) != 1:
         raise ControllerError("the bridge's script has lost the place for its parameters; reinstall the package")
-    filled = base64.b64encode(json.dumps(parameters).encode()).decode("ascii")
-    return source.replace(_PLACE, f"String PROVISIONER_BRIDGE_PARAMETERS = '{filled}'")
+    return source.replace(_PLACE, f"String PROVISIONER_BRIDGE_PARAMETERS = '{packed(parameters)}'")
 
 
+@cache
 def _source() -> str:
     """One script: Jenkins takes it as such, and a class of one part may use those of any other."""
     folder = resources.files("provisioner.controller").joinpath("bridge")

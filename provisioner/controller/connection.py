@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import structlog
 
-from provisioner.controller.bridge_answers import EventBatch, Hello
+from provisioner.controller.bridge_answers import Hello
 from provisioner.controller.bridge_client import BridgeClient
+from provisioner.controller.bridge_presence import have_bridge
+from provisioner.controller.dial_log import READ_LINES, last_words
+from provisioner.controller.long_poll import LongPoll
 from provisioner.controller.port import (
     AgentPort,
     BridgeMode,
-    Controller,
     ControllerInfo,
     Dial,
     FailOutcome,
@@ -38,10 +40,6 @@ _log = structlog.get_logger(__name__)
 
 _PAUSE_FIRST_S = 0.5
 _PAUSE_MOST_S = 30.0
-_SAFETY_S = 30.0  # between whole snapshots although there was no gap
-_POLL_S = 25  # the longest silence of the long poll, below the time-outs of the usual proxies
-_CUT = frozenset({0, 408, 502, 503, 504})  # how a proxy tells that it lost patience
-_CUT_AFTER_S = 1.0  # what breaks sooner was no silence
 _THREADS = 8  # for short calls
 _BRIDGE_S = 30.0  # an op may wait for the queue's lock
 
@@ -90,8 +88,8 @@ class Connection:
             timeout_s=max(_BRIDGE_S, http.timeout_s),
             holder=holder,
         )
+        self._poll = LongPoll(self._bridge, controller=http.name, hello=self._tell_truth, monotonic=monotonic)
         self._info: ControllerInfo | None = None
-        self._poll_s = _POLL_S
         self._choosing = asyncio.Lock()
         self._served = Served(http, self._pool, monotonic)
 
@@ -125,7 +123,7 @@ class Connection:
         if self._wanted == "off":
             return info
         try:
-            await self._have_bridge()
+            await have_bridge(self._bridge, controller=self._http.name, wanted=self._wanted)
             return (await self._hello()).snapshot.info
         except ControllerError as error:
             # an outage is no reason to do without the bridge; a refusal is, unless the bridge was demanded
@@ -133,26 +131,6 @@ class Connection:
                 raise
             _log.warning("bridge.unavailable", controller=self._http.name, error=error.message, instead="plain REST")
             return info
-
-    async def _have_bridge(self) -> None:
-        try:
-            status = await self._bridge.status()
-        except ControllerError as error:
-            if error.code != 409 or self._wanted == BridgeMode.INIT:
-                raise
-            # it speaks another protocol: an older one is replaced; a newer one stays, and is refused again
-            await self._bridge.install()
-            await self._bridge.status()
-            return
-        if status is not None and status.mode is BridgeMode.INIT:
-            return
-        if self._wanted == BridgeMode.INIT:
-            raise ControllerError(
-                f"controller {self._http.name} has no bridge from init.groovy.d; put the output of"
-                " `provisioner bridge print` there and restart it, or set `bridge: auto`",
-                code=404,
-            )
-        await self._bridge.install()
 
     async def _hello(self) -> Hello:
         hello = await self._bridge.hello()
@@ -187,7 +165,7 @@ class Connection:
         if self._info is None:
             await self.open()
         while True:
-            looking = self._look_by_bridge() if self._bridged else self._look_by_rest()
+            looking = self._poll.follow() if self._bridged else self._look_by_rest()
             async with aclosing(looking) as way:
                 async for seen in way:
                     yield seen
@@ -202,42 +180,6 @@ class Connection:
                 return
             yield snapshot
             await self._sleep(self._poll_interval_s)
-
-    async def _look_by_bridge(self) -> AsyncGenerator[Observation, None]:
-        """A snapshot, then events; ends when the bridge is gone, to have it put in again."""
-        try:
-            hello = await self._tell_truth()
-            while True:
-                yield hello.snapshot
-                epoch, seq, due_s = hello.epoch, hello.seq, self._monotonic() + _SAFETY_S
-                while (left_s := due_s - self._monotonic()) > 0:
-                    batch = await self._next(epoch, seq, left_s)
-                    if batch.resync:
-                        break
-                    seq = batch.seq
-                    for seen in batch.observations:
-                        yield seen
-                hello = await self._tell_truth()
-        except ControllerError as error:
-            if error.code != 404:
-                raise
-            _log.info("bridge.gone", controller=self._http.name)
-
-    async def _next(self, epoch: str, seq: int, left_s: float) -> EventBatch:
-        """What happens next. A proxy that cuts a long silence is met by shorter polls, and is no outage."""
-        wait_s = max(1, min(self._poll_s, round(left_s)))
-        began = self._monotonic()
-        try:
-            return await self._bridge.events(epoch=epoch, since=seq, wait_s=wait_s)
-        except ControllerError as error:
-            lasted_s = self._monotonic() - began
-            if error.code not in _CUT or not _CUT_AFTER_S <= lasted_s < wait_s:
-                self._poll_s = _POLL_S
-                raise
-            # of a controller that goes down in the middle of a poll the next one tells, and at once
-            self._poll_s = max(1, int(0.8 * lasted_s))
-            _log.info("bridge.poll_cut", controller=self._http.name, after_s=round(lasted_s, 1), problem=error.message)
-            return EventBatch(seq=seq)
 
     async def _tell_truth(self) -> Hello:
         hello = await self._hello()
@@ -311,9 +253,9 @@ class Connection:
 
     async def launch_tail(self, name: str, lines: int = 20) -> tuple[str, ...]:
         """The last lines of what the controller says about its connection to a node."""
-        if self._bridged:
-            return await self._by_bridge(self._bridge.launch_tail(name, lines))
-        return await self._rest.dialling.launch_tail(name, lines)
+        by = self._bridge if self._bridged else self._rest.dialling
+        read = by.launch_tail(name, READ_LINES)
+        return last_words(await (self._by_bridge(read) if self._bridged else read), lines)
 
     async def tell(self, name: str | None, request: QueueItem | None, lines: Sequence[str]) -> None:
         """Add lines to the launch log as the build shows it."""
@@ -368,36 +310,3 @@ class Connection:
     def requests_made(self) -> Mapping[tuple[str, str], int]:
         """Requests by (operation, status code)."""
         return self._http.counts()
-
-
-def open_controller(
-    *,
-    name: str,
-    url: str,
-    user: str,
-    token: str,
-    owner: str,
-    bridge: str,
-    poll_interval_s: float,
-    parameters: Sequence[str] = (),
-    timeout_s: float = 10.0,
-    holder: str = "",
-) -> Controller:
-    """A controller, not yet spoken to; `open` does that.
-
-    Args:
-        name: its name in the configuration.
-        url: as the provisioner sees it.
-        user: the account.
-        token: its API token.
-        owner: our owner id.
-        bridge: `auto`, `init`, `script` or `off`.
-        poll_interval_s: the pace without the bridge.
-        parameters: names of the build parameters that templates' `overrides` look at.
-        timeout_s: for every call but the long poll and the download of agent.jar.
-        holder: which provisioner this is, the same at each of its starts.
-    """
-    http = Rest(name=name, url=url, user=user, token=token, timeout_s=timeout_s)
-    return Connection(
-        http, owner=owner, bridge=bridge, poll_interval_s=poll_interval_s, parameters=parameters, holder=holder
-    )

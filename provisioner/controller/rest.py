@@ -1,6 +1,6 @@
 """Plain HTTP to one controller, through python-jenkins: every call timed out, counted and told in our own words.
 
-The only module that imports `jenkins` and `requests`. It is synchronous; `threads.py` keeps its calls bounded.
+The only module that imports `jenkins`. It is synchronous; `threads.py` keeps its calls bounded.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import jenkins
 import requests
 from requests.adapters import HTTPAdapter
 
+from provisioner.config import Controller
 from provisioner.model.errors import ControllerError
 
 #: A connection that is not there within this time will not come; the rest of the time-out is for the answer.
@@ -106,6 +107,21 @@ class Rest:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._session = ""
         self._version = ""
+
+    @classmethod
+    def of(cls, controller: Controller) -> Self:
+        """That of a configured controller, not yet spoken to.
+
+        Raises:
+            ConfigError: the token is missing.
+        """
+        return cls(
+            name=controller.name,
+            url=controller.url,
+            user=controller.user,
+            token=controller.token.read(),
+            timeout_s=controller.timeout_s,
+        )
 
     @property
     def session(self) -> str:

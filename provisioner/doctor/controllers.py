@@ -12,7 +12,9 @@ from typing import Any
 
 from provisioner.config import BridgeChoice, Controller, Settings, TransportKind
 from provisioner.controller.agent_port import agent_port
+from provisioner.controller.bridge_script import content
 from provisioner.controller.rest import Answer, Rest
+from provisioner.controller.script_console import MARK, said
 from provisioner.doctor.dialling import examine_dialling
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ControllerError
@@ -23,10 +25,9 @@ _SKEW_WARN_S, _SKEW_FAIL_S = 5.0, 300.0
 #: Proxies in front of controllers commonly cut off what is silent for a minute.
 _PROXY_S = 60
 _LOOK_S = 10.0
-_SAID = "jenkins-provisioner-said:"
 _PINGS = f"""
 def read = {{ name, standard -> System.getProperty(name) ?: standard }}
-println '{_SAID}' + [
+println '{MARK}' + [
     read('hudson.slaves.ChannelPinger.pingIntervalSeconds', '300'),
     read('hudson.slaves.ChannelPinger.pingTimeoutSeconds', '240'),
     read('jenkins.websocket.pingInterval', '30'),
@@ -161,12 +162,17 @@ class ControllerCheck:
     def _bridge(self) -> None:
         self.administers = self._get(_ADMINISTER) is not None
         status = self._get("provisioner-bridge/status")
-        mode = str(self._http.parsed(status, "provisioner-bridge/").get("mode", "")) if status is not None else ""
+        told = self._http.parsed(status, "provisioner-bridge/") if status is not None else {}
+        mode = str(told.get("mode", ""))
         self.has_init_bridge = mode == BridgeChoice.INIT.value
         wanted = self._controller.bridge
         by_file = "put the output of `provisioner bridge print` into init.groovy.d, and restart Jenkins"
         if wanted is BridgeChoice.OFF:
             self.findings.ok("bridge", "off, as the configuration says: plain REST")
+        elif self.has_init_bridge and told.get("content") not in (None, content()):
+            self.findings.warn(
+                "bridge", "there, from init.groovy.d, but of another release", f"print it again: {by_file}"
+            )
         elif self.has_init_bridge:
             self.findings.ok("bridge", "there, from init.groovy.d")
         elif wanted is BridgeChoice.INIT:
@@ -241,14 +247,13 @@ class ControllerCheck:
             text = f"how often it looks after silent agents is told to administrators only{between}"
             self.findings.ok("pings", text)
             return
-        _, mark, told = self._http.script(_PINGS).rpartition(_SAID)
-        said = told.split()
-        if not mark:
+        words = said(self._http.script(_PINGS))
+        if words is None:
             fix = "look into the controller's log; a script was not run"
             self.findings.warn("pings", f"how often it looks after silent agents is not told{between}", fix)
             return
         interval_s, timeout_s, web_s = (
-            int(word) if word.lstrip("-").isdigit() else 0 for word in (said + ["0"] * 3)[:3]
+            int(word) if word.lstrip("-").isdigit() else 0 for word in (words.split() + ["0"] * 3)[:3]
         )
         text = f"agents are pinged every {interval_s} s (time-out {timeout_s} s), WebSockets every {web_s} s{between}"
         if interval_s <= 0:

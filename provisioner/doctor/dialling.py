@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 
 from provisioner.config import Settings, TransportKind
 from provisioner.controller.rest import Answer, Rest
+from provisioner.controller.script_console import MARK, packed, said
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ControllerError
+from provisioner.transports import transport
 
 _LOOK_S = 5.0
-_SAID = "jenkins-provisioner-said:"
 _DIAL = """
-def host = new String('{host}'.decodeBase64(), 'UTF-8')
+def ask = new groovy.json.JsonSlurper().parseText(new String('{ask}'.decodeBase64(), 'UTF-8'))
 try {{
-    new Socket().withCloseable {{ it.connect(new InetSocketAddress(host, {port}), 5000) }}
-    println '{said}ok'
+    new Socket().withCloseable {{ it.connect(new InetSocketAddress(ask.host, ask.port), 5000) }}
+    println '{mark}ok'
 }} catch (IOException problem) {{
-    println '{said}' + problem.message
+    println '{mark}' + problem.message
 }}
 """
-_DIALLED = frozenset({TransportKind.SSH, TransportKind.SSH_GATEWAY})
 
 
 def examine_dialling(settings: Settings, controller: str, http: Rest, findings: Findings, *, administers: bool) -> None:
@@ -34,7 +33,8 @@ def examine_dialling(settings: Settings, controller: str, http: Rest, findings: 
         findings: where it is told.
         administers: whether the account may use the script console.
     """
-    used = {t.transport for t in settings.templates if t.serves(controller)} & _DIALLED
+    kinds = {t.transport for t in settings.templates if t.serves(controller)}
+    used = {kind for kind in kinds if transport(kind.value).dialled}
     if not used:
         return
     _plugin(http, findings)
@@ -76,13 +76,14 @@ def _gateway(settings: Settings, http: Rest, findings: Findings, *, administers:
     elif not administers:
         findings.ok("gateway", f"it runs; whether the controller reaches {where} can be tried by administrators only")
     else:
-        packed = base64.b64encode(host.encode()).decode()
-        said = http.script(_DIAL.format(host=packed, port=port, said=_SAID)).rpartition(_SAID)[2].strip()
-        if said == "ok":
+        answer = http.script(_DIAL.format(ask=packed({"host": host, "port": port}), mark=MARK))
+        words = said(answer)
+        if words == "ok":
             findings.ok("gateway", f"the controller reaches it at {where}")
         else:
+            problem = answer.strip() if words is None else words
             fix = "set `gateway.address` to an address that the controller reaches, and open it there"
-            findings.fail("gateway", f"the controller does not reach {where}: {said}", fix)
+            findings.fail("gateway", f"the controller does not reach {where}: {problem}", fix)
 
 
 def _closed(host: str, port: int) -> bool:

@@ -87,7 +87,7 @@ class Examination:
 
     def _controller(self, controller: Controller) -> ControllerCheck | None:
         try:
-            http = _rest(controller)
+            http = Rest.of(controller)
         except ConfigError:
             return None  # told as a missing secret
         check = ControllerCheck(self._settings, controller, http)
@@ -171,7 +171,7 @@ class Examination:
         plain = controller.model_copy(update={"bridge": bridge})
         settings = self._settings.model_copy(update={"id": owner, "controllers": (plain,)})
         handle = make_controllers(settings)[controller.name]
-        http = _rest(controller)
+        http = Rest.of(controller)
         trials = Trials(controller.name, handle.port, http, owner)
         web_socket = Findings(f"controller {controller.name}", list(check.findings.found))
         try:
@@ -225,6 +225,9 @@ class Examination:
             name = str(computer["displayName"])
             if owner_of(computer.get("description")) == owner and self._left(name, owner):
                 await handle.port.remove(name)
+        for name in await handle.port.credentials():
+            if self._left(name, owner):
+                await handle.port.remove_credentials(name)
         for backend in backends.values():
             try:
                 listing = await backend.listing(owner)
@@ -258,16 +261,6 @@ def _agent(template: Template, owner: str, controller: str, provider: str) -> Ag
 def doctors_owner(owner: str) -> str:
     """The owner id of what the doctor makes."""
     return f"{owner[:_OWNER_ROOM].rstrip('-')}-doctor"
-
-
-def _rest(controller: Controller) -> Rest:
-    return Rest(
-        name=controller.name,
-        url=controller.url,
-        user=controller.user,
-        token=controller.token.read(),
-        timeout_s=controller.timeout_s,
-    )
 
 
 @contextmanager

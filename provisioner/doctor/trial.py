@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -19,9 +19,13 @@ from provisioner.config import Template, TransportKind
 from provisioner.controller.port import Controller, Launcher, NodeOrder
 from provisioner.controller.rest import Rest
 from provisioner.doctor.findings import Findings
-from provisioner.lifecycle.orders import instance_order
+from provisioner.lifecycle.dialling import dial_of
+from provisioner.lifecycle.orders import instance_order, transport_files
 from provisioner.model.agent import Agent, new_agent_name
 from provisioner.model.errors import NEXT_STEP, ControllerError, LaunchError, ProvisionerError, Reason
+from provisioner.transports import Setup, transport
+from provisioner.transports.dialling import Instance, NotYet
+from provisioner.transports.ssh import Direct
 
 _CONNECT_MOST_S = 90.0
 _PULL_MOST_S = 600.0
@@ -54,7 +58,6 @@ _FIXES = {
     Reason.PROVIDER_UNREACHABLE: "see the provider's own findings above",
     Reason.TEMPLATE_INVALID: "mend what it names",
 }
-_DIALLED = frozenset({TransportKind.SSH, TransportKind.SSH_GATEWAY})
 
 
 class Trials:
@@ -96,11 +99,13 @@ class Trials:
 
     @asynccontextmanager
     async def _node(self, agent: str, root: str, launcher: Launcher) -> AsyncIterator[str]:
-        order = NodeOrder(name=agent, owner=self._owner, labels=(), remote_fs=root, request=None, launcher=launcher)
         try:
-            yield (await self._port.register(order)).secret
+            yield (await self._port.register(self._node_order(agent, root, launcher))).secret
         finally:
-            await self._port.remove(agent)
+            await self._port.remove(agent, credentials=launcher is Launcher.SSH)
+
+    def _node_order(self, agent: str, root: str, launcher: Launcher) -> NodeOrder:
+        return NodeOrder(name=agent, owner=self._owner, labels=(), remote_fs=root, request=None, launcher=launcher)
 
     async def template(self, findings: Findings, template: Template, order: Order, backend: Backend) -> None:
         """An instance of a template, its Java, and an agent that connects."""
@@ -111,8 +116,8 @@ class Trials:
         )
         if not await self._java(findings, order, backend):
             return
-        if template.transport in _DIALLED:
-            findings.ok("agent", f"transport {template.transport}: not tried")
+        if template.transport is TransportKind.SSH_GATEWAY:
+            findings.ok("agent", "transport ssh-gateway: not tried, since its gateway runs beside a sidecar only")
             return
         await self._agent(findings, template, order, backend)
 
@@ -142,18 +147,24 @@ class Trials:
     async def _agent(self, findings: Findings, template: Template, order: Order, backend: Backend) -> None:
         began_s = time.monotonic()
         root = backend.remote_root(self._owner, order.agent, template.remote_fs)
-        url = next((part for part in order.command if part.startswith("http")), "agent_url")
+        dialled = template.transport is TransportKind.SSH
+        url = order.jars_of
+        within_s = min(template.timeouts.connect_s, _CONNECT_MOST_S)
         ids: dict[str, str] = {}
         try:
-            async with self._node(order.agent, root, Launcher(template.transport)) as secret:
-                files = tuple(replace(file, content=secret.encode()) for file in order.files)
+            launcher = Launcher(template.transport)
+            async with self._node(order.agent, root, launcher) as secret:
                 try:
-                    async for step in backend.start(replace(order, files=files)):
+                    async for step in backend.start(_armed(order, template, secret)):
                         if isinstance(step, Checkpoint):
                             ids[step.key] = step.value
-                    within_s = min(template.timeouts.connect_s, _CONNECT_MOST_S)
-                    problem = await self._connected(order.agent, backend, ids, within_s)
-                    tail = await backend.log_tail(order.agent, ids) if problem else ()
+                    problem = ""
+                    if dialled:
+                        node = self._node_order(order.agent, root, launcher)
+                        instance = _instance(order, secret, backend, ids, root)
+                        problem = await self._dialled(node, instance, within_s)
+                    problem = problem or await self._connected(order.agent, backend, ids, within_s)
+                    tail = await self._tail(order.agent, backend, ids, dialled=dialled) if problem else ()
                 finally:
                     await backend.stop(order.agent, ids)
         except ProvisionerError as error:
@@ -161,11 +172,34 @@ class Trials:
             return
         took_s = time.monotonic() - began_s
         if not problem:
-            findings.ok("agent", f"reaches {url} by {template.transport}: connected and removed in {took_s:.1f} s")
+            way = "is reached by the controller over ssh" if dialled else f"reaches {url} by {template.transport}"
+            findings.ok("agent", f"{way}: connected and removed in {took_s:.1f} s")
             return
         last = _telling(tail)
+        if dialled:
+            fix = "let the controller reach the instances' network, or give the provider `ssh_host`"
+            said = " / ".join(line.strip() for line in tail[-4:]) or "nothing"
+            text = f"the controller does not connect over ssh: {problem}; it says: {said[:400]}"
+            findings.fail("agent", text, fix)
+            return
         fix = _meaning(tail) or "look at what it says, and try `agent_url` from inside an instance"
         findings.fail("agent", f"does not connect to {url}: {problem}; it says: {last.strip()[:200]}", fix)
+
+    async def _dialled(self, node: NodeOrder, instance: Instance, within_s: float) -> str:
+        """Have the controller dial the instance; why it cannot be dialled, or ""."""
+        deadline_s = time.monotonic() + within_s
+        while isinstance(met := await Direct().meet(instance), NotYet):
+            if time.monotonic() > deadline_s:
+                return met.text
+            await asyncio.sleep(_LOOK_S)
+        await self._port.dial(node, dial_of(met, timeout_s=within_s))
+        return ""
+
+    async def _tail(self, agent: str, backend: Backend, ids: Mapping[str, str], *, dialled: bool) -> tuple[str, ...]:
+        """What is said of a connection by who dials."""
+        if dialled and (said := await self._port.launch_tail(agent)):
+            return said
+        return await backend.log_tail(agent, ids)
 
     async def _connected(self, agent: str, backend: Backend, ids: dict[str, str], within_s: float) -> str:
         """Why it did not connect, or ""."""
@@ -195,11 +229,8 @@ async def verify(
         backend: the provider.
     """
     # who dials whom makes no difference to whether the image starts
-    known = (
-        template
-        if template.transport not in _DIALLED
-        else template.model_copy(update={"transport": TransportKind.WEBSOCKET})
-    )
+    dialled = transport(template.transport.value).dialled
+    known = template.model_copy(update={"transport": TransportKind.WEBSOCKET}) if dialled else template
     try:
         order = instance_order(agent, known, backend=kind, agent_url=url, secret=_NONE, agent_jar=b"")
         problems = await backend.verify(order)
@@ -230,6 +261,35 @@ async def _run(order: Order, backend: Backend) -> tuple[int | None, Sequence[str
         return status.exit_code, await backend.log_tail(order.agent, ids)
     finally:
         await backend.stop(order.agent, ids)
+
+
+def _armed(order: Order, template: Template, secret: str) -> Order:
+    """The order as its own transport has it, now that there is a node."""
+    way = transport(template.transport.value)
+    setup = Setup(name=order.agent, agent_url=order.jars_of, secret=secret, template=order.template)
+    return replace(
+        order,
+        command=way.command(setup),
+        files=transport_files(way, setup),
+        listens=way.listens,
+        work_as=way.work_as(order.template),
+    )
+
+
+def _instance(order: Order, secret: str, backend: Backend, ids: Mapping[str, str], root: str) -> Instance:
+    return Instance(
+        agent=order.agent,
+        owner=order.owner,
+        secret=secret,
+        template=order.template,
+        provider="",
+        backend="",
+        jar="",
+        ids=ids,
+        root=root,
+        java=backend.java(order.java),
+        address=lambda: backend.address(order.agent, ids),
+    )
 
 
 async def _upgrade(url: str, agent: str, secret: str) -> int:

@@ -1,4 +1,4 @@
-"""The SSH server; the only module that knows asyncssh.
+"""The gateway's SSH server; all that the gateway knows of asyncssh is in here.
 
 Public keys are the only way in, session channels the only thing to open, and of those only the launcher's
 commands and its upload. Ports, sockets, agents, displays, terminals and shells are not there to be asked for.

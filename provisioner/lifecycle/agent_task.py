@@ -14,7 +14,7 @@ import structlog
 
 from provisioner.config import Template
 from provisioner.lifecycle.facts import Facts
-from provisioner.lifecycle.launchlog import LaunchLog
+from provisioner.lifecycle.launch_log import LaunchLog
 from provisioner.model.agent import Agent, AgentState, Target
 from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
 from provisioner.model.queue import ItemKind, RequestKey

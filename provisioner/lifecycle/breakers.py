@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 
 from provisioner.capacity.breaker import CLOSED, NOT_COUNTED, Breaker
-from provisioner.capacity.room import Condition
+from provisioner.capacity.plant import Condition
 from provisioner.lifecycle.clock import Clock
 from provisioner.model.agent import Agent
 from provisioner.model.errors import NoRoom, ProvisionerError

@@ -15,6 +15,7 @@ from provisioner.lifecycle.agent_task import AgentTask
 from provisioner.lifecycle.breakers import Breakers
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.providers import ProviderHandle
+from provisioner.lifecycle.refusals import Refusals
 from provisioner.lifecycle.requests import RequestBook
 from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, RequestKey
@@ -56,12 +57,14 @@ class Desk:
     book: RequestBook
     dialled: dict[str, Dialled] = field(default_factory=dict)  # by transport
     breakers: Breakers = field(init=False)
+    refusals: Refusals = field(init=False)
     plan_again: asyncio.Event = field(default_factory=asyncio.Event)
     ticks: dict[str, float] = field(default_factory=dict)  # last turn of each loop, monotonic
     _errands: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.breakers = Breakers(self.store, self.clock, self.versions())
+        self.refusals = Refusals(self)
 
     def versions(self) -> dict[str, str]:
         """Each template's version, by its name."""

@@ -13,7 +13,7 @@ from provisioner.controller.port import Dial
 from provisioner.lifecycle.orders import node_order
 from provisioner.model.errors import ControllerError, LaunchError, Reason
 from provisioner.transports import transport
-from provisioner.transports.dialling import Dialled, Instance, NotYet
+from provisioner.transports.dialling import Dialled, Instance, NotYet, Whom
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -30,6 +30,27 @@ _LOOK_MOST_S = 0.5
 #: What Jenkins' launcher writes when it gives up, and when the host key is not the pinned one.
 _GAVE_UP = "Launch failed - cleaning up connection"
 _WRONG_KEY = ("does not match", "key verification was not successful", "not trusted")
+
+
+def dial_of(whom: Whom, *, timeout_s: float) -> Dial:
+    """What the controller is told.
+
+    Args:
+        whom: whom it dials.
+        timeout_s: how long that may take, within bounds that make sense to a launcher.
+    """
+    return Dial(
+        host=whom.address.host,
+        port=whom.address.port,
+        host_key=whom.host_key,
+        user=whom.user,
+        private_key=whom.private_key,
+        java=whom.java,
+        java_options=whom.java_options,
+        prefix=whom.prefix,
+        suffix=whom.suffix,
+        timeout_s=max(5.0, min(60.0, timeout_s)),
+    )
 
 
 def is_dialled(desk: Desk, task: AgentTask) -> bool:
@@ -69,21 +90,7 @@ class Dialling:
             pause_s = min(_LOOK_MOST_S, pause_s * 2)
         request = self._desk.book.get(task.agent.request)
         order = node_order(task.agent, task.template, request.item if request else None, instance.root)
-        await controller.port.dial(
-            order,
-            Dial(
-                host=met.address.host,
-                port=met.address.port,
-                host_key=met.host_key,
-                user=met.user,
-                private_key=met.private_key,
-                java=met.java,
-                java_options=met.java_options,
-                prefix=met.prefix,
-                suffix=met.suffix,
-                timeout_s=max(5.0, min(60.0, left_s)),
-            ),
-        )
+        await controller.port.dial(order, dial_of(met, timeout_s=left_s))
         task.save(replace(task.agent, marks={**task.agent.marks, DIALLED_MARK: clock.now()}))
         task.log.say(f"The controller dials {met.address.host} port {met.address.port}")
         return None

@@ -12,7 +12,7 @@ from provisioner.backends.contract import Backend, InstanceState, Status
 from provisioner.controller.port import Controller
 from provisioner.lifecycle.dialling import Dialling
 from provisioner.model.agent import AgentState
-from provisioner.model.errors import NEXT_STEP, LaunchError, ProvisionerError, Reason
+from provisioner.model.errors import NEXT_STEP, NO_ROOM_STEP, LaunchError, NoRoom, ProvisionerError, Reason
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -38,7 +38,7 @@ def error_lines(error: ProvisionerError, *, what: str = "Launch failed") -> list
     if error.tail:
         lines.append("Last lines of the instance:")
         lines.extend(f"    {line}" for line in error.tail)
-    lines.append(f"What to do: {NEXT_STEP[error.reason]}")
+    lines.append(f"What to do: {NO_ROOM_STEP if isinstance(error, NoRoom) else NEXT_STEP[error.reason]}")
     return lines
 
 
@@ -116,9 +116,7 @@ async def _remove_node(task: AgentTask, controller: Controller, dialling: Dialli
         lines = task.log.take()
         summary = phases(task)
         if summary:
-            # for the launch log only: the build's own console ends with the phases as the bridge saw them
-            task.log.say(summary)
-            task.log.take()
+            task.log.note(summary)  # the build's own console ends with the phases as the bridge saw them
         try:
             await controller.remove(task.agent.name, lines, credentials=dialling.dials(task))
         except BaseException:

@@ -37,23 +37,25 @@ class Failing:
         self._desk.metrics.launch(agent.controller, agent.template, error.reason)
         self._desk.metrics.error(error.reason)
         self._desk.breakers.failed(agent, error)
+        full = self._desk.refusals.refused(agent, error)
         log.warning("launch.failed", agent=agent.name, reason=error.reason.value, problem=error.message)
         task = self._desk.agents.get(agent.name)
         lines = task.log.take() if task else []
         told = error_lines(error)
         if task:
-            task.log.say(*told)
-            task.log.take()
+            task.log.note(*told)
         if agent.request is None:
             self.on_standby_failed(agent)
-        request = self._desk.book.agent_failed(agent, error)
+        request = self._desk.book.agent_failed(agent, error, pause=not full)
         self._desk.plan_again.set()
         if request is None:
             return
         if request.state is RequestState.FAILING:
             self.end(request, [*lines, *told])
             return
-        if request.not_before is None:
+        if full:
+            again = "This is no fault of the build; it waits for room"
+        elif request.not_before is None:
             again = "Trying again with a new agent"
         else:
             pause_s = (request.not_before - self._desk.clock.now()).total_seconds()
@@ -88,7 +90,13 @@ class Failing:
                     await self._desk.clock.sleep(pause_s)
                     pause_s = min(_RETRY_MOST_S, pause_s * 2)
                     continue
-                log.info("request.ended", request=str(request.item.key), outcome=outcome.value, reason=reason)
+                log.info(
+                    "request.ended",
+                    request=str(request.item.key),
+                    outcome=outcome.value,
+                    reason=reason,
+                    problem=request.detail,
+                )
                 if outcome is FailOutcome.SPARED and self._desk.book.get(request.item.key) is not None:
                     self._desk.book.spared(request, _SPARED_S)
                 else:

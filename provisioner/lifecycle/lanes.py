@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from provisioner.capacity.room import Wanted
+from provisioner.capacity.plant import Wanted
 from provisioner.model.queue import QueueItem, RequestKey
 
 #: When it became buildable, its queue id, and a number that tells apart items of two controllers.

@@ -202,8 +202,9 @@ class Operations:
         self._set_drained(self.provider(name), drained=True)
 
     def resume(self, name: str) -> None:
-        """Place at a provider again, also where launches failed. Idempotent."""
+        """Place at a provider again, also where launches failed or there was no room. Idempotent."""
         self._desk.breakers.forget(self.provider(name).name)
+        self._desk.refusals.forget(name)
         self._desk.plan_again.set()
         self._set_drained(self.provider(name), drained=False)
 

@@ -9,7 +9,7 @@ from provisioner.config import Template
 from provisioner.controller.port import Launcher, NodeOrder
 from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, QueueItem
-from provisioner.transports import Setup, transport
+from provisioner.transports import Setup, Transport, transport
 from provisioner.transports.java import JAR_CACHE
 
 
@@ -61,13 +61,7 @@ def instance_order(
         channel=way.channel,
         work_as=way.work_as(agent.spec),
         remote_fs=template.remote_fs,
-        files=(
-            *(
-                SecretFile(name=f.name, content=f.content, public=f.public, of_server=f.of_server)
-                for f in way.files(setup)
-            ),
-            *secrets,
-        ),
+        files=(*transport_files(way, setup), *secrets),
         agent_jar=agent_jar,
         jars_at=f"{template.remote_fs}/{JAR_CACHE}",
         jars_of=agent_url,
@@ -78,6 +72,13 @@ def instance_order(
         pull_timeout_s=template.timeouts.pull_s,
         workspace_of=workspace_of(agent) if any(volume.workspace for volume in template.volumes) else "",
         template=agent.spec,
+    )
+
+
+def transport_files(way: Transport, setup: Setup) -> tuple[SecretFile, ...]:
+    """What a transport puts into the secret folder of an instance."""
+    return tuple(
+        SecretFile(name=f.name, content=f.content, public=f.public, of_server=f.of_server) for f in way.files(setup)
     )
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from provisioner.capacity.explain import Explanation, Verdict, explain
-from provisioner.capacity.room import Hurdle, Plant, Room, Tally, Wanted, room_for
+from provisioner.capacity.explain import ENDED, Explanation, Verdict, explain
+from provisioner.capacity.plant import Plant, Tally, Wanted
+from provisioner.capacity.room import Hurdle, Room, room_for
 from provisioner.config import Settings
 from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.lanes import queue_order
 from provisioner.lifecycle.operations import Refused, Unknown
+from provisioner.model.errors import Reason
 from provisioner.model.queue import QueueItem
 from provisioner.model.request import Request, RequestState
-from provisioner.routing.match import Router
+from provisioner.routing.match import Router, Routing
+from provisioner.routing.overrides import Refused as NotGranted
+from provisioner.routing.overrides import override
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.engine import Engine
@@ -61,15 +65,19 @@ class Outlook:
     def reasons(self, requests: Iterable[Request]) -> Iterator[Waiting]:
         """Each request with what it waits for; lazily, so that whoever has seen enough may stop."""
         plant, tally = self.plant(), self.tally()
-        rooms: dict[Wanted, Room] = {}
+        rooms: dict[tuple[Wanted, tuple[str, ...]], Room] = {}
         for request in requests:
             if request.state is RequestState.SERVED:
                 step = f"its build starts as soon as agent {request.agent} is connected"
                 yield Waiting(request=request, reasons=(), next_step=step)
                 continue
-            wanted = self._desk.book.wanted(request)
-            room = rooms.get(wanted) or rooms.setdefault(wanted, room_for(wanted, plant, tally))
-            pauses = tuple(self._pauses(request.item, request))
+            if ends := _ends(request):
+                yield Waiting(request=request, reasons=(ends,), next_step=ENDED)
+                continue
+            wanted = replace(self._desk.book.wanted(request), unfit=self._engine.planner.unfit(request))
+            asked = (wanted, request.failed_at)
+            room = rooms.get(asked) or rooms.setdefault(asked, room_for(wanted, plant, tally, request.failed_at))
+            pauses = tuple(self._pauses(request.item.key.controller, request))
             reasons = (*(pause.reason for pause in pauses), *room.reasons)
             yield Waiting(
                 request=request,
@@ -100,7 +108,7 @@ class Outlook:
             raise Refused(f"item {queue_id} is in the queues of {names}; name one with `controller`")
         item = found[0]
         request = self._desk.book.get(item.key)
-        pauses = tuple(self._pauses(item, request))
+        pauses = tuple(self._pauses(item.key.controller, request))
         label = f", label {item.label}" if item.label else ", no label"
         return explain(
             f"queue item {queue_id} of {item.job} at {item.key.controller}{label}",
@@ -111,6 +119,7 @@ class Outlook:
             agent=request.agent if request else None,
             also=tuple(pause.reason for pause in pauses),
             then=_then(pauses),
+            ends=_ends(request),
             failed_at=request.failed_at if request else (),
             ready=self._ready(item.key.controller),
             unfit=self._engine.planner.unfit(request) if request else frozenset(),
@@ -141,17 +150,31 @@ class Outlook:
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
         """What an item that asks for this label expression would get; a job or controller narrows it."""
-        paused = (_STOPPING,) if self._engine.planner.stopped else ()
+        if controller is None and len(self._desk.controllers) == 1:
+            (controller,) = self._desk.controllers
+        pauses = tuple(self._pauses(controller, None))
+        routing = self._router().match_label(label, job=job, controller=controller)
         return explain(
             f"label {label}",
-            self._router().match_label(label, job=job, controller=controller),
+            routing,
             plant=self.plant(),
             tally=self.tally(),
             controller=controller or "",
-            also=tuple(pause.reason for pause in paused),
-            then=_then(paused),
+            also=tuple(pause.reason for pause in pauses),
+            then=_then(pauses),
+            ends=self._refused(routing),
             ready=self._ready(controller),
+            unfit=self._engine.planner.unfit_for(routing.winner, {}) if routing.winner else frozenset(),
         )
+
+    def _refused(self, routing: Routing) -> str:
+        """Why a build that asks for no more than its label would be ended; empty: it would not."""
+        winner = routing.winner
+        template = next((t for t in self._desk.settings.templates if winner and t.name == winner.template), None)
+        if winner is None or template is None:
+            return ""
+        answer = override(template, {}, winner.bindings)
+        return f"{answer.message} ({Reason.OVERRIDE_REFUSED})" if isinstance(answer, NotGranted) else ""
 
     def _ready(self, controller: str | None) -> dict[str, str]:
         """By template, where an agent on standby could be given to a build now."""
@@ -163,9 +186,9 @@ class Outlook:
             yield request.item
         yield from self._desk.book.unserved.values()
 
-    def _pauses(self, item: QueueItem, request: Request | None) -> Iterator[Hurdle]:
-        """What keeps an item waiting besides capacity."""
-        controller = self._desk.controllers.get(item.key.controller)
+    def _pauses(self, of: str | None, request: Request | None) -> Iterator[Hurdle]:
+        """What keeps an item of a controller waiting besides capacity."""
+        controller = self._desk.controllers.get(of or "")
         if self._engine.planner.stopped:
             yield _STOPPING
         if controller is not None and not controller.up:
@@ -183,15 +206,7 @@ class Outlook:
                 reason=f"controller {controller.name} is about to shut down and starts no builds",
                 until=f"{controller.name} starts builds again, after its restart or a cancelled shutdown",
             )
-        if request is None:
-            return
-        if request.state is RequestState.FAILING:
-            reason = f" ({request.reason.value})" if request.reason else ""
-            yield Hurdle(
-                reason=f"it cannot be served and its build is being ended: {request.detail}{reason}",
-                until="",
-            )
-        elif request.not_before is not None and request.not_before > self._desk.clock.now():
+        if request is not None and request.not_before is not None and request.not_before > self._desk.clock.now():
             left_s = (request.not_before - self._desk.clock.now()).total_seconds()
             seconds = f"{max(1.0, left_s):.0f} s"
             if request.reason is None:
@@ -208,10 +223,16 @@ class Outlook:
         return self._routed[1]
 
 
+def _ends(request: Request | None) -> str:
+    """Why a build is being ended; empty: it is not."""
+    if request is None or request.state is not RequestState.FAILING:
+        return ""
+    reason = f" ({request.reason.value})" if request.reason else ""
+    return f"it cannot be served: {request.detail}{reason}"
+
+
 def _then(pauses: Sequence[Hurdle]) -> str:
     """What is expected to happen, where more than room keeps an item waiting."""
     if not pauses:
         return ""
-    if not all(pause.until for pause in pauses):
-        return "its build ends with that reason"
     return f"an agent is started as soon as {' and '.join(pause.until for pause in pauses)}, if there is room then"

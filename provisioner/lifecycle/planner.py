@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
-from provisioner.capacity.room import (
+from provisioner.capacity.plant import (
     Bounded,
     Condition,
     CountedAgent,
@@ -26,7 +26,7 @@ from provisioner.lifecycle.standby import Standby
 from provisioner.model.agent import Agent, AgentState, Target, new_agent_name
 from provisioner.model.errors import ControllerError, ProvisionerError, Reason
 from provisioner.model.request import Request, RequestState
-from provisioner.routing.match import Router
+from provisioner.routing.match import Match, Router
 from provisioner.routing.overrides import Granted, override
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Planner:
         """A provider with the room that it really has."""
         room = self._desk.providers[provider.name].room
         if room is None:
-            return provider
+            return self._desk.refusals.bounded(provider)
         # an agent that has no node yet will have one of the free ones
         seated = sum(1 for task in self._desk.agents.values() if self._has_node(task, provider.name))
         return Bounded(name=provider.name, max_agents=min(provider.max_agents or 0, seated + room().free))
@@ -155,12 +155,16 @@ class Planner:
 
     def unfit(self, request: Request) -> frozenset[str]:
         """Providers that cannot give what the request asks for; a static node is what it is."""
-        template, match = self._templates.get(request.template), self._desk.book.match(request)
-        if template is None or match is None or not self._static.intersection(template.providers):
+        match = self._desk.book.match(request)
+        return self.unfit_for(match, request.item.parameters) if match is not None else frozenset()
+
+    def unfit_for(self, match: Match, parameters: Mapping[str, str]) -> frozenset[str]:
+        """The same for a build that is not in any queue."""
+        template = self._templates.get(match.template)
+        if template is None or not (static := self._static.intersection(template.providers)):
             return frozenset()
-        granted = override(template, request.item.parameters, match.bindings)
-        asks = isinstance(granted, Granted) and granted.lines
-        return frozenset(self._static.intersection(template.providers)) if asks else frozenset()
+        granted = override(template, parameters, match.bindings)
+        return frozenset(static) if isinstance(granted, Granted) and granted.lines else frozenset()
 
     def _condition(self, name: str) -> Condition:
         provider = self._desk.providers[name]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from provisioner.backends.contract import Backend, Found
-from provisioner.capacity.room import StaticRoom
+from provisioner.capacity.plant import StaticRoom
 from provisioner.lifecycle.clock import Clock
 from provisioner.model.errors import LaunchError, Reason
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from provisioner.capacity.placement import wanted_by
-from provisioner.capacity.room import Wanted
+from provisioner.capacity.plant import Wanted
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.lanes import Lanes, queue_order
 from provisioner.model.agent import Agent
@@ -204,8 +204,14 @@ class RequestBook:
             self._store.forget_request(key)
         return request
 
-    def agent_failed(self, agent: Agent, error: ProvisionerError) -> Request | None:
-        """A launch failed: wait and try again, or end the request; the request in its new state."""
+    def agent_failed(self, agent: Agent, error: ProvisionerError, *, pause: bool = True) -> Request | None:
+        """A launch failed: wait and try again, or end the request; the request in its new state.
+
+        Args:
+            agent: the one that failed.
+            error: why.
+            pause: whether a request that waits does so for a while, whatever room there is.
+        """
         request = self.get(agent.request)
         if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
             return None
@@ -224,7 +230,7 @@ class RequestBook:
                 request,
                 RequestState.WAITING,
                 world_faults=faults,
-                not_before=now + timedelta(seconds=pause_s),
+                not_before=now + timedelta(seconds=pause_s) if pause else None,
                 **told,
             )
         else:

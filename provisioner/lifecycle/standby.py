@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.capacity.placement import Wait
-from provisioner.capacity.room import CountedAgent, Plant, Tally, Wanted, room_for
+from provisioner.capacity.plant import CountedAgent, Plant, Tally, Wanted
+from provisioner.capacity.room import room_for
 from provisioner.config import Template
 from provisioner.config.values import place_holders
 from provisioner.controller.port import BridgeMode

@@ -19,7 +19,7 @@ from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_he
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.secret_files import secret_files
 from provisioner.lifecycle.standby import GIVEN_MARK
-from provisioner.lifecycle.telling import measure, measure_queue, tell
+from provisioner.lifecycle.telling import measure, measure_queue, tell, tell_connected
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import NEXT_STEP, ControllerError, LaunchError, Reason
 
@@ -181,12 +181,13 @@ class AgentSteps:
             if error.reason is Reason.PROVIDER_UNREACHABLE:
                 provider.lost(error.message)
             # `start` is not called again: whether to try once more is for the request to say
-            raise type(error)(error.message, reason=error.reason, tail=error.tail) from error
+            raise error.again(retryable=False) from error
         finally:
             wanted_gone.cancel()
         took_s = task.clock.monotonic() - began
         task.log.say(f"Instance started after {took_s:.2f} s; waiting for its agent to connect")
         task.move(AgentState.CONNECTING)
+        self._desk.refusals.started(task.agent)
         tell(self._desk, task)
 
     async def _connect(self, task: AgentTask) -> None:
@@ -224,6 +225,7 @@ class AgentSteps:
         if task.doomed:
             return
         measure(self._desk, task, "request_to_online_seconds", AgentState.REGISTERING)
+        tell_connected(self._desk, task)
         self._desk.connected(task.agent)
         task.move(AgentState.IDLE)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from provisioner.controller.port import BridgeMode
 from provisioner.model.agent import AgentState
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ async def _tell_now(desk: Desk, task: AgentTask) -> None:
     except Exception as error:  # noqa: BLE001  (a console that cannot be written must not harm the agent)
         task.log.give_back(lines)
         log.info("log.untold", agent=task.agent.name, problem=str(error))
+
+
+def tell_connected(desk: Desk, task: AgentTask) -> None:
+    """Have the launch log say that the agent is there; with the bridge the controller itself tells the build."""
+    since = task.agent.marks.get(AgentState.REGISTERING)
+    after = f" {(task.clock.now() - since).total_seconds():.1f} s after its registration" if since else ""
+    info = desk.controllers[task.agent.controller].port.info
+    say = task.log.say if info is not None and info.mode is BridgeMode.OFF else task.log.note
+    say(f"Agent {task.agent.name} connected{after}")
 
 
 def measure(desk: Desk, task: AgentTask, phase: str, since: str) -> None:

@@ -60,6 +60,11 @@ class Look:
         view = self.views.get(controller)
         return view.now_s if view is not None else None
 
+    @property
+    def unknown(self) -> Mapping[str, str]:
+        """Controllers whose nodes are not known, and why: what is not seen there may be lent all the same."""
+        return {name: view.problem for name, view in self.views.items() if view.problem}
+
 
 class LoanBook:
     """Every loan between the controllers of a configuration.
@@ -173,9 +178,8 @@ class LoanBook:
         told = look.now_s(controller)
         return self._wall_s() if told is None else told
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self, look: Look) -> tuple[Row, ...]:
         """Every loan, and what would be done next."""
-        look = self.look()
         return tuple(_row(look.loans[name], decision) for name, decision in self.decisions(look).items())
 
     # -- acting

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from provisioner.controller.rest import Rest
+from provisioner.controller.script_console import MARK, packed, said
 from provisioner.loans.machine import Input, MachineError, Output
 
-_SAID = "jenkins-provisioner-said:"
 _RUN_S = 60.0  # it fetches agent.jar, and ends processes in its own time
 
 _HEAD = """
@@ -97,15 +97,14 @@ class ConsoleWay:
         return base64.b64encode(public.encrypt(secret.encode(), oaep)).decode()
 
     def _ask(self, work: str, ask: Mapping[str, object]) -> dict[str, Any]:
-        packed = base64.b64encode(json.dumps(ask).encode()).decode()
-        groovy = _HEAD % (packed, _SAID) + work
+        groovy = _HEAD % (packed(ask), MARK) + work
         path = f"computer/{quote(self._node, safe='')}/scriptText"
         answer = self._http.call(
             "POST", path, op="loan", form={"script": groovy}, expect=(200,), timeout_s=max(_RUN_S, self._http.timeout_s)
         )
-        _, mark, said = answer.text.rpartition(_SAID)
-        if not mark:
+        words = said(answer.text)
+        if words is None:
             first = next((line for line in answer.text.splitlines() if line.strip()), "it says nothing")
             raise MachineError(f"the script console of node {self._node} failed: {first[:200]}")
-        found: dict[str, Any] = json.loads(said)
+        found: dict[str, Any] = json.loads(words)
         return found

@@ -128,6 +128,9 @@ class Lending:
         asked = [lender] if lender else [name for name in look.views if name != besides]
         having = [name for name in asked if node in look.views[name].nodes]
         problems = [look.views[name].problem for name in asked if look.views[name].problem]
+        itself = besides is not None and besides in look.views and node in look.views[besides].nodes
+        if itself and (lender == besides or not having):
+            raise LoanError(f"{node} is a node of {besides} itself; name another controller behind --to")
         if not having:
             why = f"; {problems[0]}" if problems else ""
             raise LoanError(f"no node {node} is at {' or '.join(asked) or 'any other controller'}{why}")
@@ -235,7 +238,7 @@ class Lending:
 
     def take_back(
         self, node: str, lender: str | None = None, *, now: bool = False, wait_s: float | None = None, why: str = ""
-    ) -> bool:
+    ) -> str | None:
         """End a loan and undo all of it.
 
         Args:
@@ -246,7 +249,7 @@ class Lending:
             why: for people.
 
         Returns:
-            Whether it is back.
+            The controller that has it back; None: it is on its way.
 
         Raises:
             LoanError: it is not lent, or refused.
@@ -259,7 +262,7 @@ class Lending:
             now_s = round(self._book.now_s(look, facts.lender))
             if not self._book.end(facts, now_s, words(why) or "taken back", now=now):
                 raise LoanError(f"the loan of {node} was changed by somebody else at the same time; look again")
-        return self._follow_back(facts.name, node, wait_s)
+        return facts.lender if self._follow_back(facts.name, node, wait_s) else None
 
     def _lent(self, look: Look, node: str, lender: str | None) -> LoanFacts:
         found = [f for f in look.loans.values() if f.node == node and lender in {None, f.lender} and f.owned]

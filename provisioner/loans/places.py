@@ -61,13 +61,7 @@ class Place:
     def __init__(self, controller: Controller) -> None:
         self.name = controller.name
         self.agent_url = controller.agent_url or controller.url
-        self.http = Rest(
-            name=controller.name,
-            url=controller.url,
-            user=controller.user,
-            token=controller.token.read(),
-            timeout_s=controller.timeout_s,
-        )
+        self.http = Rest.of(controller)
         self.script = controller.bridge.value in {"auto", "script"}
         self._unmarked: dict[str, tuple[str, float]] = {}  # disconnected nodes without a mark: session, until when
         self.causes: Causes = AnyCauses(self.http) if self.script else PlainCauses(self.http)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from provisioner.loans.marks import GuestMark, LoanMark, Word, told_time
+from provisioner.model.errors import IllegalActError
 
 
 class LoanState(StrEnum):
@@ -45,10 +46,6 @@ MOVES: Mapping[LoanState, frozenset[Act]] = {
     LoanState.FORGOTTEN: frozenset({Act.WAIT, Act.HOLD, Act.STOP, Act.REMOVE}),
     LoanState.FOREIGN: frozenset({Act.WAIT}),
 }
-
-
-class IllegalActError(Exception):
-    """A decision that the table forbids: a fault of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -71,6 +73,9 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.INTERNAL_ERROR: "This is a fault of the provisioner; report it with its log.",
 }
 
+#: The same where a provider refused for want of room.
+NO_ROOM_STEP = "Nothing to do in the job; its agent is started as soon as there is room, there or elsewhere."
+
 
 class ProvisionerError(Exception):
     """Something that went wrong, in words for a person.
@@ -100,9 +105,31 @@ class ProvisionerError(Exception):
 class LaunchError(ProvisionerError):
     """A launch that did not work; the reason decides whether the build ends or waits."""
 
+    def again(self, *, retryable: bool | None = None) -> Self:
+        """The same error to be raised elsewhere; `retryable`: another answer to that question."""
+        made = copy(self).with_traceback(None)
+        made.retryable = self.retryable if retryable is None else retryable
+        return made
+
 
 class NoRoom(LaunchError):  # noqa: N818  (a refusal, not a failure)
-    """The provider has no room now, by a quota or for want of capacity: the launch waits, and nothing failed."""
+    """The provider has no room now, by a quota or for want of capacity: the launch waits, and nothing failed.
+
+    Args:
+        lacks: what it has no more of, as the same few words for every launch; default: the message.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        lacks: str = "",
+        reason: Reason = Reason.CREATE_REJECTED,
+        retryable: bool = False,
+        tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, reason=reason, retryable=retryable, tail=tail)
+        self.lacks = lacks or message
 
 
 class ControllerError(ProvisionerError):
@@ -122,3 +149,7 @@ class ConfigError(ProvisionerError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason=Reason.TEMPLATE_INVALID)
+
+
+class IllegalActError(Exception):
+    """A decision about a node or a loan that the table of its states forbids: a fault of ours, never of the world."""

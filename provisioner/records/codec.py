@@ -24,7 +24,10 @@ def _plain(value: object) -> object:
     raise TypeError(f"cannot store a {type(value).__name__}")
 
 
-def _dump(record: Agent | Request) -> str:
+_AGENT = tuple(each for each in fields(Agent) if each.name != "spec")
+
+
+def _dump(record: Request | Mapping[str, object]) -> str:
     # not `asdict`: it copies the whole template at every step of every agent
     return json.dumps(record, default=_plain, separators=(",", ":"))
 
@@ -37,9 +40,15 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def dump_agent(agent: Agent) -> str:
-    """The stored form of an agent."""
-    return _dump(agent)
+def dump_agent(agent: Agent, spec: str) -> str:
+    """The stored form of an agent; `spec` is that of what it was made from."""
+    plain = {each.name: getattr(agent, each.name) for each in _AGENT}
+    return f'{_dump(plain)[:-1]},"spec":{spec}}}'
+
+
+def dump_spec(spec: Mapping[str, object]) -> str:
+    """The stored form of what an agent is made from."""
+    return _dump(spec)
 
 
 def load_agent(text: str) -> Agent:

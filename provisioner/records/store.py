@@ -13,7 +13,7 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from provisioner.model.agent import Agent
 from provisioner.model.errors import ProvisionerError
 from provisioner.model.queue import RequestKey
 from provisioner.model.request import Request
-from provisioner.records.codec import dump_agent, dump_request, load_agent, load_request
+from provisioner.records.codec import dump_agent, dump_request, dump_spec, load_agent, load_request
 
 SCHEMA_VERSION = 1
 _HOLDER = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}")
@@ -64,6 +64,8 @@ class Store:
         self.unreadable: dict[str, str] = {}
         #: why the last write failed; empty if it did not
         self.problem = ""
+        #: of the live agents: what each was made from, and its stored form
+        self._specs: dict[str, tuple[Mapping[str, object], str]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -158,17 +160,19 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _run(self, sql: str, values: Sequence[object] = (), *, rows: Sequence[Sequence[object]] | None = None) -> None:
-        """Write, or say in one sentence what keeps us from it; it works again as soon as the file does."""
+    def _run(self, sql: str, values: Sequence[object] = (), *, rows: Sequence[Sequence[object]] | None = None) -> int:
+        """Write, or say in one sentence what keeps us from it; it works again as soon as the file does.
+
+        Returns:
+            How many rows it changed.
+        """
         try:
-            if rows is None:
-                self._db.execute(sql, values)
-            else:
-                self._db.executemany(sql, rows)
+            done = self._db.execute(sql, values) if rows is None else self._db.executemany(sql, rows)
         except sqlite3.Error as error:
             self.problem = f"the state file {self.path} cannot be written: {error}"
             raise StoreError(self.problem, retryable=True) from error
         self.problem = ""
+        return done.rowcount
 
     def meta(self, key: str) -> str | None:
         """A small value by name."""
@@ -180,11 +184,24 @@ class Store:
         self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def save_agent(self, agent: Agent, at: datetime) -> None:
-        """Insert or replace one agent's record."""
-        self._run(
-            "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)",
-            (agent.name, int(agent.live), at.isoformat(), dump_agent(agent)),
-        )
+        """Insert or replace one agent's record. Of a live one `changed` stays when it was first saved."""
+        record = self._dumped(agent)
+        # most saves change nothing that is in an index: to replace the row would cost four times as much
+        update = "UPDATE agents SET record = ? WHERE name = ? AND live = 1"
+        if not (agent.live and self._run(update, (record, agent.name))):
+            values = (agent.name, int(agent.live), at.isoformat(), record)
+            self._run("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", values)
+
+    def _dumped(self, agent: Agent) -> str:
+        """Its stored form; what it was made from never changes, and is the most of it."""
+        spec, text = self._specs.get(agent.name, (None, ""))
+        if spec is not agent.spec:
+            text = dump_spec(agent.spec)
+        if agent.live:
+            self._specs[agent.name] = (agent.spec, text)
+        else:
+            self._specs.pop(agent.name, None)
+        return dump_agent(agent, text)
 
     def live_agents(self) -> list[Agent]:
         """Every agent of which something may exist."""

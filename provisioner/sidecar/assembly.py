@@ -9,7 +9,8 @@ from pathlib import Path
 from provisioner.backends.catalogue import RegistryLogin, make_backend
 from provisioner.cleanup.assembly import make_http, make_policy, make_scheduler
 from provisioner.config import BackendKind, BridgeChoice, Settings, Template
-from provisioner.controller.connection import open_controller
+from provisioner.controller.connection import Connection
+from provisioner.controller.rest import Rest
 from provisioner.lifecycle.clock import Clock
 from provisioner.lifecycle.desk import ControllerHandle, Desk
 from provisioner.lifecycle.operations import restore_drained
@@ -127,15 +128,11 @@ def make_controllers(
         controller.name: ControllerHandle(
             name=controller.name,
             agent_url=controller.agent_url or controller.url,
-            port=open_controller(
-                name=controller.name,
-                url=controller.url,
-                user=controller.user,
-                token=controller.token.read(),
+            port=Connection(
+                Rest.of(controller),
                 owner=settings.id,
                 bridge=controller.bridge.value,
                 poll_interval_s=controller.poll_interval_s,
-                timeout_s=controller.timeout_s,
                 parameters=parameters,
                 holder=holder,
             ),

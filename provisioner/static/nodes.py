@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from provisioner.capacity.room import StaticRoom
+from provisioner.capacity.plant import StaticRoom
 from provisioner.controller.rest import Rest
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError, NoRoom, Reason

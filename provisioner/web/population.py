@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioner.capacity.room import ProviderState
+from provisioner.capacity.plant import ProviderState
 from provisioner.lifecycle.engine import Engine
 from provisioner.model.request import RequestState
 from provisioner.telemetry.metrics import Population

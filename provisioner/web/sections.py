@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from urllib.parse import quote
 
+from provisioner.capacity.plant import Bounded, Plant
 from provisioner.model.agent import Agent, AgentState
 from provisioner.model.queue import ItemKind
 from provisioner.web.figures import badge, capacity_bar, dot, duration, legend, phase_bar, table
@@ -71,7 +73,7 @@ def providers(view: View) -> Html:
     for handle in view.desk.providers.values():
         condition = plant.conditions.get(handle.name)
         state = condition.state.value if condition else "open"
-        why = ": ".join(word for word in ((condition.until if condition else ""), _reason(condition)) if word)
+        why = "; ".join(_notes(handle.name, plant))
         used, most = tally.by_provider[handle.name], handle.max_agents
         act, words = ("resume", "Resume") if handle.drained else ("drain", "Drain")
         rows.append(
@@ -87,8 +89,16 @@ def providers(view: View) -> Html:
     return _section("Providers", len(rows), table(("Name", "Backend", "State", "Agents", "#"), rows))
 
 
-def _reason(condition: object) -> str:
-    return str(getattr(condition, "reason", "") or "")
+def _notes(provider: str, plant: Plant) -> Iterator[str]:
+    """What keeps a provider from taking all that it is configured for."""
+    condition, bounded = plant.conditions.get(provider), plant.providers.get(provider)
+    if condition is not None and (condition.until or condition.reason):
+        yield ": ".join(word for word in (condition.until, condition.reason) if word)
+    if isinstance(bounded, Bounded) and (words := bounded.words()):
+        yield words
+    for (where, template), pair in sorted(plant.pair_conditions.items()):
+        if where == provider:
+            yield f"template {template} is {pair}"
 
 
 def agents(view: View) -> Html:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 from urllib.parse import unquote
 
-from provisioner.capacity.room import Plant, Tally
+from provisioner.capacity.plant import Bounded, Plant, Tally
 from provisioner.config import Template
 from provisioner.lifecycle.desk import ControllerHandle
 from provisioner.lifecycle.orphans import Orphan
@@ -100,7 +100,7 @@ def request_shape(waiting: Waiting, now: datetime) -> Shape:
 
 def provider_shape(handle: ProviderHandle, plant: Plant, tally: Tally) -> Shape:
     """One provider: state, capacity and use."""
-    condition = plant.conditions.get(handle.name)
+    condition, now = plant.conditions.get(handle.name), plant.providers.get(handle.name)
     return {
         "name": handle.name,
         "backend": handle.kind,
@@ -111,6 +111,7 @@ def provider_shape(handle: ProviderHandle, plant: Plant, tally: Tally) -> Shape:
         "drained": handle.drained,
         "max_agents": handle.max_agents,
         "agents": tally.by_provider[handle.name],
+        "refuses": now.words() if isinstance(now, Bounded) else "",
         "templates_paused": [
             {"template": template, "state": pair.state.value, "reason": pair.reason, "until": pair.until}
             for (provider, template), pair in sorted(plant.pair_conditions.items())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.standin_process import AgentProcess, Asked, StandinProcess, ask, load_controller_module
+from tests.standin_process import Agents, Asked, StandinProcess, ask, real_controller
 
 
 @pytest.fixture(
@@ -25,34 +24,8 @@ def controller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         with StandinProcess() as standin:
             yield standin
         return
-    module = load_controller_module()
-    try:
-        real: Any = module.RealController(tmp_path_factory.mktemp("conformance-home"))
-        real.start()
-    except module.NoController as error:
-        pytest.skip(f"no real Jenkins here: {error}")
-    try:
+    with real_controller(tmp_path_factory.mktemp("conformance-home")) as real:
         yield real
-    finally:
-        real.stop()
-
-
-class Agents:
-    """Agents of one test, ended with it."""
-
-    def __init__(self, controller: Asked, folder: Path) -> None:
-        self.controller = controller
-        self.folder = folder
-        self.started: list[AgentProcess] = []
-
-    def start(self, name: str, *extra: str, secret: str | None = None) -> AgentProcess:
-        agent = AgentProcess(self.controller, name, self.folder, *extra, secret=secret)
-        self.started.append(agent)
-        return agent
-
-    def end(self) -> None:
-        for agent in self.started:
-            agent.end()
 
 
 @pytest.fixture

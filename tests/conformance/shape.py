@@ -76,5 +76,6 @@ def _lists(recorded: list[Any], found: list[Any], at: str) -> list[str]:
     for index, member in enumerate(found):
         tries = [differences(one, member, f"{at}[{index}]") for one in recorded]
         if all(tries):
-            out += min(tries, key=len)
+            least: list[str] = min(tries, key=len)
+            out += least
     return out

@@ -4,95 +4,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import pytest
+from controller import freestyle_xml, pipeline_xml
 
-from tests.conformance.conftest import Agents
-from tests.standin_process import Asked, ask, eventually, load_controller_module
+from tests.builds import (
+    build,
+    console,
+    create_job,
+    create_node,
+    ended,
+    freestyle,
+    get,
+    offline,
+    online,
+    record,
+    says,
+    why,
+)
+from tests.standin_process import Agents, Asked, ask, eventually
 
 pytestmark = pytest.mark.usefixtures("clean")
-tools = load_controller_module()
-
-
-def create_node(controller: Asked, name: str, labels: str, folder: Path, executors: int = 1) -> None:
-    node = {
-        "name": name,
-        "remoteFS": str(folder / "agents" / name),
-        "numExecutors": executors,
-        "labelString": labels,
-        "mode": "EXCLUSIVE",
-        "retentionStrategy": {"stapler-class": "hudson.slaves.RetentionStrategy$Always"},
-        "nodeProperties": {"stapler-class-bag": "true"},
-        "launcher": {"stapler-class": "hudson.slaves.JNLPLauncher", "webSocket": True},
-    }
-    form = {"name": name, "type": "hudson.slaves.DumbSlave$DescriptorImpl", "json": json.dumps(node)}
-    assert ask(controller, "POST", "computer/doCreateItem", form=form).status == 302
-
-
-def create_job(controller: Asked, name: str, xml: str) -> None:
-    reply = ask(controller, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-    assert reply.status == 200, reply.text[:500]
-
-
-def freestyle(controller: Asked, name: str, shell: str, label: str, *, concurrent: bool = True) -> None:
-    create_job(
-        controller,
-        name,
-        f"<project><properties/><assignedNode>{escape(label)}</assignedNode><canRoam>false</canRoam>"
-        f"<concurrentBuild>{str(concurrent).lower()}</concurrentBuild><builders><hudson.tasks.Shell>"
-        f"<command>{escape(shell)}</command></hudson.tasks.Shell></builders><publishers/><buildWrappers/></project>",
-    )
-
-
-def build(controller: Asked, name: str, delay: str = "?delay=0sec") -> int:
-    reply = ask(controller, "POST", f"job/{name}/build{delay}")
-    assert reply.status == 201, reply.text[:500]
-    return int(reply.headers["Location"].rstrip("/").rsplit("/", 1)[1])
-
-
-def get(controller: Asked, path: str) -> Any:
-    reply = ask(controller, "GET", path)
-    assert reply.status == 200, f"{path}: {reply.status}"
-    return reply.json()
-
-
-def online(controller: Asked, name: str) -> None:
-    eventually(lambda: not get(controller, f"computer/{name}/api/json?tree=offline")["offline"], f"{name} online", 30)
-
-
-def offline(controller: Asked, name: str) -> None:
-    eventually(lambda: get(controller, f"computer/{name}/api/json?tree=offline")["offline"], f"{name} offline", 30)
-
-
-def record(controller: Asked, url: str) -> Any:
-    reply = ask(controller, "GET", f"{url}api/json")
-    return reply.json() if reply.status == 200 else None
-
-
-def ended(controller: Asked, url: str, within_s: float = 40.0) -> str:
-    def done() -> str | None:
-        found = record(controller, url)
-        return found["result"] if found and not found["building"] else None
-
-    return str(eventually(done, f"{url} ended", within_s))
-
-
-def console(controller: Asked, url: str) -> str:
-    return ask(controller, "GET", f"{url}consoleText").text
-
-
-def says(controller: Asked, url: str, text: str, within_s: float = 30.0) -> None:
-    eventually(lambda: text in console(controller, url), f"{text!r} in the console of {url}", within_s)
-
-
-def why(controller: Asked, item: int) -> str | None:
-    found: str | None = get(controller, f"queue/item/{item}/api/json?tree=why,stuck")["why"]
-    return found
 
 
 def test_an_item_waits_out_its_quiet_period_and_is_not_queued_twice(controller: Asked) -> None:
@@ -196,7 +131,7 @@ def test_a_pipeline_step_survives_its_agent(controller: Asked, agents: Agents, t
     create_node(controller, "back", "back", tmp_path)
     agent = agents.start("back")
     online(controller, "back")
-    create_job(controller, "back", tools.pipeline_xml("node('back') { sh 'echo begun; sleep 4; echo ended' }"))
+    create_job(controller, "back", pipeline_xml("node('back') { sh 'echo begun; sleep 4; echo ended' }"))
     build(controller, "back")
     says(controller, "job/back/1/", "\nbegun")
     agent.kill()
@@ -217,7 +152,7 @@ def test_node_blocks_in_parallel_run_on_nodes_of_their_own(controller: Asked, ag
     """
     online(controller, "par-1")
     online(controller, "par-2")
-    create_job(controller, "par", tools.pipeline_xml(script))
+    create_job(controller, "par", pipeline_xml(script))
     build(controller, "par")
 
     def both_busy() -> bool:
@@ -237,7 +172,7 @@ def test_node_blocks_in_parallel_run_on_nodes_of_their_own(controller: Asked, ag
 
 def test_a_failure_that_is_caught_lets_the_script_go_on(controller: Asked) -> None:
     script = "stage('S') { catchError { error 'oops' } }\necho 'after'"
-    create_job(controller, "caught", tools.pipeline_xml(script))
+    create_job(controller, "caught", pipeline_xml(script))
     build(controller, "caught")
     assert ended(controller, "job/caught/1/") == "FAILURE"
     says(controller, "job/caught/1/", "Finished: FAILURE")
@@ -251,7 +186,7 @@ def test_a_failure_that_is_caught_lets_the_script_go_on(controller: Asked) -> No
 
 def test_a_waiting_node_step_is_an_item_of_its_own(controller: Asked, tmp_path: Path) -> None:
     create_node(controller, "other", "unrelated", tmp_path)
-    create_job(controller, "waits", tools.pipeline_xml("node('nobody-has') { sh 'true' }"))
+    create_job(controller, "waits", pipeline_xml("node('nobody-has') { sh 'true' }"))
     build(controller, "waits")
     tree = "items[id,task[name,url,_class],why]"
 
@@ -289,7 +224,7 @@ def test_a_job_in_a_folder_has_its_full_name(controller: Asked, agents: Agents, 
         controller,
         "POST",
         "job/team/createItem?name=app",
-        body=tools.freestyle_xml("echo $JOB_NAME on $NODE_NAME", label="in-folder"),
+        body=freestyle_xml("echo $JOB_NAME on $NODE_NAME", label="in-folder"),
         headers={"Content-Type": "text/xml"},
     )
     assert reply.status == 200
@@ -320,7 +255,7 @@ def test_refusals_have_the_same_status(controller: Asked, method: str, path: str
 
 
 def test_a_parameterised_job_is_built_with_parameters_only(controller: Asked) -> None:
-    create_job(controller, "asks", tools.freestyle_xml("true", label="nobody", parameters={"A": "1"}))
+    create_job(controller, "asks", freestyle_xml("true", label="nobody", parameters={"A": "1"}))
     assert ask(controller, "POST", "job/asks/build?delay=0sec").status == 400
     first = ask(controller, "POST", "job/asks/buildWithParameters?delay=0sec&A=2").headers["Location"]
     assert ask(controller, "POST", "job/asks/buildWithParameters?delay=0sec&A=2").headers["Location"] == first

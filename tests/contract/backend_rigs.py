@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import docker
-import leaks
 import pytest
 
 from provisioner.backends.catalogue import make_backend
@@ -34,6 +33,7 @@ from provisioner.backends.contract import (
     SecretFile,
 )
 from provisioner.model.agent import new_agent_name
+from tests import leaks
 
 BUSYBOX = "jenkins-provisioner-test/busybox:latest"
 SECRET = "s3cret-" + uuid.uuid4().hex

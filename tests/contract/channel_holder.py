@@ -7,11 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it
-
-from backend_rigs import Provider
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as pytest has it
 
 from provisioner.backends.catalogue import make_backend
+from tests.contract.backend_rigs import Provider
 
 
 async def main() -> None:

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from backend_rigs import DockerRig, ProcessRig, Rig, docker_answers, make_busybox, remove_jar_volume
+
+from tests.contract.backend_rigs import DockerRig, ProcessRig, Rig, docker_answers, make_busybox, remove_jar_volume
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from backend_rigs import SECRET, Rig, crash, run, until
 
 from provisioner.backends.contract import Backend, Channel, InstanceState
 from provisioner.model.errors import LaunchError, Reason
+from tests.contract.backend_rigs import SECRET, Rig, crash, run, until
 
 CRASH_POINTS = range(5)
 

@@ -4,20 +4,18 @@ import io
 import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import docker
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-
-from backend_rigs import BUSYBOX, DockerRig, docker_answers, make_busybox, remove_jar_volume
-from fake_registry import Registry
+from tests.contract.backend_rigs import BUSYBOX, DockerRig, docker_answers, make_busybox, remove_jar_volume
+from tests.docker.fake_registry import Registry
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,8 +36,11 @@ def client() -> Iterator[docker.APIClient]:
 
 
 @pytest.fixture
-async def rig(client: docker.APIClient) -> AsyncIterator[DockerRig]:
+async def rig(client: docker.APIClient, request: pytest.FixtureRequest) -> AsyncIterator[DockerRig]:
+    """Containers on the network that the test's module names with NETWORK; else on the engine's own."""
     made = DockerRig()
+    if network := getattr(request.module, "NETWORK", None):
+        made.provider = replace(made.provider, network=network)
     yield made
     await made.close()
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from collections.abc import Mapping
 
 import docker
 import pytest
-from backend_rigs import BUSYBOX, DockerRig, output, run, until
 
 from provisioner.backends.contract import AGENT_KEY, CACHE_KEY, OWNER_KEY, InstanceState
 from provisioner.backends.docker import engine as engine_module
 from provisioner.backends.docker.backend import DockerBackend
+from provisioner.backends.docker.reading import _killed_for_memory
 from provisioner.model.errors import LaunchError, Reason
+from tests.contract.backend_rigs import BUSYBOX, DockerRig, output, run, until
 
 
 @pytest.fixture
@@ -72,6 +74,21 @@ async def test_too_much_memory_is_told(rig: DockerRig) -> None:
     await until(backend, order.agent, ids, InstanceState.EXITED)
     status = await backend.status(order.agent, ids)
     assert (status.out_of_memory, status.exit_code) == (True, 137)
+    # the engine's events alone tell it too, for where its state of the container was made before the kernel's word
+    assert isinstance(backend, DockerBackend)
+    found = backend._engine.call("GET", f"/containers/{order.agent}/json").json()
+    assert isinstance(found, Mapping)
+    assert _killed_for_memory(backend._engine, found)
+
+
+async def test_a_kill_under_a_limit_is_not_told_as_too_little_memory(rig: DockerRig, client: docker.APIClient) -> None:
+    backend = await rig.backend()
+    order = rig.order("sleep 60", template={"resources": {"memory": "64m"}})
+    ids, _ = await run(backend, order)
+    client.kill(order.agent)
+    await until(backend, order.agent, ids, InstanceState.EXITED)
+    status = await backend.status(order.agent, ids)
+    assert (status.out_of_memory, status.exit_code) == (False, 137)
 
 
 @pytest.mark.parametrize(
@@ -253,8 +270,8 @@ async def test_image_without_java_ends_at_once_and_says_so(rig: DockerRig, progr
 
 
 async def test_network_and_runtime_that_are_not_there(rig: DockerRig) -> None:
-    for settings, word in (({"network": "no-such-net"}, "no-such-net"), ({"runtime": "no-such-run"}, "no-such-run")):
-        backend = DockerBackend(**settings)
+    no_network, no_runtime = DockerBackend(network="no-such-net"), DockerBackend(runtime="no-such-run")
+    for backend, word in ((no_network, "no-such-net"), (no_runtime, "no-such-run")):
         order = rig.order()
         (problem,) = await backend.verify(order)
         assert word in problem
@@ -294,5 +311,6 @@ async def test_image_removed_behind_our_back_is_looked_for_again(
             await run(backend, gone)
         assert caught.value.reason is Reason.IMAGE_NOT_FOUND
     finally:
-        client.tag("jenkins-provisioner-test/kept:1", *named_user_image.rsplit(":", 1))
+        repository, tag = named_user_image.rsplit(":", 1)
+        client.tag("jenkins-provisioner-test/kept:1", repository, tag)
         client.remove_image("jenkins-provisioner-test/kept:1")

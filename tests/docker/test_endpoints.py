@@ -13,14 +13,15 @@ from pathlib import Path
 
 import docker
 import pytest
-from backend_rigs import BUSYBOX, Provider, output, run, until
 
 from provisioner.backends.catalogue import make_backend
 from provisioner.backends.contract import Backend, Ended, InstanceState, Order, SecretFile
 from provisioner.config import Ssh, Tls
 from provisioner.model.agent import new_agent_name
 from provisioner.model.errors import LaunchError, Reason
-from tests.second_engine import SecondEngine, free_port, why_not
+from tests.contract.backend_rigs import BUSYBOX, Provider, output, run, until
+from tests.second_engine import SecondEngine, why_not
+from tests.sidecar_process import free_port
 
 SSHD_IMAGE = "jenkins-provisioner-test/sshd:latest"
 OWNER = f"ways-{uuid.uuid4().hex[:8]}"
@@ -98,7 +99,12 @@ async def whole_life(backend: Backend, engine: SecondEngine) -> None:
             ends.append(ended.agent)
 
     listening = asyncio.create_task(listen())
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(60):
+        while not ends:  # the stream may begin only after the first of them
+            first = order("true")
+            await run(backend, first)
+            await asyncio.sleep(0.3)
+            await backend.stop(first.agent, {})
     speaks = order("cat /run/jenkins-provisioner/secret; echo; wc -c < /opt/jenkins-provisioner/agent.jar")
     ids, _ = await run(backend, speaks)
     assert await output(backend, speaks.agent, ids) == ("hush", "5000")
@@ -255,12 +261,17 @@ async def test_over_ssh_a_broken_connection_is_told_and_the_next_one_works(
     backend = make_backend(sshd.way())
     open_backend.append(backend)
     await backend.open()
-    listening = asyncio.create_task(anext(backend.events()))  # type: ignore[arg-type]
-    await asyncio.sleep(0.5)
-    sshd.run("sh", "-c", "for s in $(ps -o pid=,args= -e | awk '/sshd: root/ {print $1}'); do kill $s; done")
+
+    async def an_end() -> Ended:
+        return await anext(backend.events())
+
+    listening = asyncio.create_task(an_end())
+    async with asyncio.timeout(60):
+        while not listening.done():  # it may not listen yet
+            await asyncio.wait({listening}, timeout=0.5)
+            sshd.run("sh", "-c", "for s in $(ps -o pid=,args= -e | awk '/sshd: root/ {print $1}'); do kill $s; done")
     with pytest.raises(LaunchError) as broken:
-        async with asyncio.timeout(20):
-            await listening
+        await listening
     assert broken.value.reason is Reason.PROVIDER_UNREACHABLE
     await backend.open()
     assert (await backend.ping()).startswith("Docker ")

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import docker
 import pytest
-from backend_rigs import DockerRig, output, run
 
 from provisioner.backends.contract import CACHE_KEY, InstanceState, SecretFile
 from provisioner.model.errors import LaunchError, Reason
+from tests.contract.backend_rigs import DockerRig, output, run
 
+NETWORK = "none"  # none of these needs one
 HUSH = "hush-" + uuid.uuid4().hex
 SETTINGS = SecretFile(name="0-settings.xml", content=HUSH.encode(), at="/home/jenkins/.m2/settings.xml")
 PASSWORD = SecretFile(name="1-db", content=HUSH.encode(), env="DB_PASSWORD_FILE")
-
-
-@pytest.fixture
-async def rig(client: docker.APIClient) -> AsyncIterator[DockerRig]:
-    """Containers without a network: none of these needs one."""
-    made = DockerRig()
-    made.provider = replace(made.provider, network="none")
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import io
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import docker
 import pytest
-from backend_rigs import BUSYBOX, DockerRig, output, run
 
 from provisioner.backends.contract import CACHE_KEY, Order
-from provisioner.backends.docker import class_data, runtime
+from provisioner.backends.docker import class_data, pruning, runtime
 from provisioner.backends.docker.backend import DockerBackend
+from provisioner.backends.docker.container import JAVA_AT
 from provisioner.backends.docker.engine import Engine
+from provisioner.backends.docker.pruning import prune
 from provisioner.model.errors import LaunchError, Reason
+from tests.contract.backend_rigs import BUSYBOX, DockerRig, output, run
 
 pytestmark = pytest.mark.skipif(runtime.problem() is not None, reason=str(runtime.problem()))
 
@@ -33,20 +37,34 @@ def jar(client: docker.APIClient) -> Iterator[bytes]:
     for volume in client.volumes()["Volumes"] or ():
         name = volume["Name"]
         if name not in before and name.startswith(("jenkins-provisioner-jar-", "jenkins-provisioner-classes-")):
-            for filler in client.containers(all=True, filters={"volume": name}):  # of a test that did not wait for it
-                with contextlib.suppress(docker.errors.APIError):
-                    client.remove_container(filler["Id"], force=True)
-            client.remove_volume(name)
+            remove(client, name)
 
 
-def injected(rig: DockerRig, jar: bytes, *words: str, **changes: object) -> Order:
+def remove(client: docker.APIClient, volume: str) -> None:
+    """Remove it with what fills it, of a test that did not wait for that and which may be ending just now."""
+    for _ in range(100):
+        for filler in client.containers(all=True, filters={"volume": volume}):
+            with contextlib.suppress(docker.errors.APIError):
+                client.remove_container(filler["Id"], force=True)
+        try:
+            client.remove_volume(volume)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the volume {volume} stays in use")
+
+
+def injected(rig: DockerRig, jar: bytes, *words: str, **changes: Any) -> Order:
     return rig.order(command=("{java}", *(words or ("-version",))), agent_jar=jar, java="injected", **changes)
 
 
 async def prepared(backend: DockerBackend) -> None:
     """Wait until nothing is being prepared any more."""
     async with asyncio.timeout(120):
-        await asyncio.wrap_future(backend._launching.class_data._threads.submit(int))  # there is one thread
+        await asyncio.to_thread(backend._launching.preparing.settle)
 
 
 @pytest.mark.parametrize("run_as", [None, "1000:1000", "4711"])
@@ -60,7 +78,7 @@ async def test_java_runs_in_an_image_without_any_library(jar: bytes, rig: Docker
 
 async def test_it_cannot_be_changed_by_a_build(jar: bytes, rig: DockerRig) -> None:
     backend = await rig.backend()
-    java = runtime.JAVA_AT
+    java = JAVA_AT
     order = rig.order(
         f"(touch {java}/x || echo no; echo x >{java}/bin/java || echo no) 2>/dev/null; "
         "nohup cat /dev/null && echo nohup; echo $PATH",
@@ -103,6 +121,30 @@ async def test_class_data_are_made_in_the_background_and_then_used(
     assert not fillers(client) - others
 
 
+async def test_class_data_being_made_end_with_their_sidecar_and_the_next_one_makes_them(
+    jar: bytes, rig: DockerRig, client: docker.APIClient
+) -> None:
+    others = fillers(client)
+    backend = await rig.backend()
+    ids, _ = await run(backend, first := injected(rig, jar))
+    await output(backend, first.agent, ids)
+    async with asyncio.timeout(60):
+        while not running(client, fillers(client) - others):  # noqa: ASYNC110  (asked of the engine)
+            await asyncio.sleep(0.02)
+    await backend.close()
+    assert not fillers(client) - others
+    backend = await rig.backend()
+    assert isinstance(backend, DockerBackend)
+    for used in (False, True):
+        ids, _ = await run(backend, order := injected(rig, jar))
+        assert ("-XX:SharedArchiveFile" in str(client.inspect_container(order.agent)["Config"])) == used
+        await prepared(backend)
+
+
+def running(client: docker.APIClient, containers: set[str]) -> list[str]:
+    return [one for one in containers if client.inspect_container(one)["State"]["Running"]]
+
+
 def fillers(client: docker.APIClient) -> set[str]:
     found = client.containers(all=True, filters={"label": f"{CACHE_KEY}={class_data.KIND}"})
     return {str(container["Id"]) for container in found}
@@ -117,19 +159,20 @@ async def test_another_sidecar_finds_them_and_an_image_without_java_is_not_tried
         order = rig.order("true", agent_jar=jar)
         ids, _ = await run(backend, order)
         await prepared(backend)
-        ((_, there),) = backend._launching.class_data._known.values()
+        ((_, there),) = backend._launching.preparing._known.values()
         assert not there
         assert "SharedArchiveFile" not in str(client.inspect_container(ids["container"])["Config"])
 
 
 async def test_data_of_an_image_that_is_gone_are_pruned(client: docker.APIClient) -> None:
     labels = {CACHE_KEY: class_data.KIND, class_data.OF_KEY: "sha256:" + "0" * 64}
-    kept = {CACHE_KEY: class_data.KIND, class_data.OF_KEY: client.inspect_image(BUSYBOX)["Id"]}
+    busybox = client.inspect_image(BUSYBOX)["Id"]  # type: ignore[no-untyped-call]  # its stub has no types
+    kept = {CACHE_KEY: class_data.KIND, class_data.OF_KEY: busybox}
     client.create_volume("jenkins-provisioner-classes-gone", labels=labels)
     client.create_volume("jenkins-provisioner-classes-kept", labels=kept)
     engine = Engine(endpoint="unix:///var/run/docker.sock", tls=None, timeout_s=10)
     try:
-        class_data.prune(engine)
+        prune(engine)
         left = {volume["Name"] for volume in client.volumes()["Volumes"] or ()}
         assert "jenkins-provisioner-classes-gone" not in left
         assert "jenkins-provisioner-classes-kept" in left
@@ -138,19 +181,21 @@ async def test_data_of_an_image_that_is_gone_are_pruned(client: docker.APIClient
         client.remove_volume("jenkins-provisioner-classes-kept")
 
 
-async def test_preparation_that_a_dead_sidecar_left_is_removed_once_it_is_old(
-    client: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+async def test_preparation_that_a_dead_sidecar_left_is_removed_once_it_is_old_also_by_one_that_runs_for_long(
+    client: docker.APIClient, rig: DockerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = client.create_container(BUSYBOX, ["x"], labels={CACHE_KEY: class_data.KIND})["Id"]
-    engine = Engine(endpoint="unix:///var/run/docker.sock", tls=None, timeout_s=10)
-    try:
-        class_data.prune(engine)
-        assert client.containers(all=True, filters={"id": left})
-        monkeypatch.setattr(class_data, "_LEFT_S", -10.0)
-        class_data.prune(engine)
-        assert not client.containers(all=True, filters={"id": left})
-    finally:
-        engine.close()
+    backend = await rig.backend()
+    assert isinstance(backend, DockerBackend)
+    await prepared(backend)
+    monkeypatch.setattr(pruning, "_LEFT_S", -10.0)
+    await backend.listing(rig.owner)  # not due: it has just looked
+    await prepared(backend)
+    assert client.containers(all=True, filters={"id": left})
+    monkeypatch.setattr(backend._pruning, "_due", 0.0)
+    await backend.listing(rig.owner)
+    await prepared(backend)
+    assert not client.containers(all=True, filters={"id": left})
 
 
 async def test_missing_package_is_told(jar: bytes, rig: DockerRig, monkeypatch: pytest.MonkeyPatch) -> None:

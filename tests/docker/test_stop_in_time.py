@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import leaks
 import pytest
 
+from tests import leaks
 from tests.faults.engine_behind_proxy import Engine
 from tests.sidecar_process import SidecarProcess
 from tests.standin_process import StandinProcess
@@ -41,8 +41,7 @@ def test_a_call_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
             took_s = sidecar.stop()
         finally:
             sidecar.kill()
-            engine.mend("hangs")
-            engine.end()
+            engine.end()  # as it hangs: what was asked of it would be made, and nobody is there to remove it
     assert took_s < 10
 
 

@@ -18,7 +18,7 @@ from provisioner.backends.contract import (
     Stats,
     Status,
 )
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import LaunchError, NoRoom, Reason
 from provisioner.transports.dialling import Address
 from tests.fakes.channel import FakeChannel
 
@@ -36,6 +36,8 @@ class FakeBackend:
     instances: dict[str, FakeInstance] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
     fail_with: LaunchError | None = None
+    fits: int | None = None  # beyond, it refuses for want of room
+    refused: int = 0
     down: LaunchError | None = None
     most: int = 0
     gate: asyncio.Event | None = None
@@ -70,6 +72,9 @@ class FakeBackend:
         yield Progress(text="Image is there")
         if self.fail_with is not None:
             raise self.fail_with
+        if self.fits is not None and len(self.instances) >= self.fits:
+            self.refused += 1
+            raise NoRoom(f"the engine cannot start {order.agent}: no address", lacks="no address is free")
         self.instances[order.agent] = FakeInstance(order=order, status=Status(state=InstanceState.CREATED))
         self.most = max(self.most, len(self.instances))
         yield Checkpoint(key="container", value=f"id-{order.agent}")

@@ -183,16 +183,16 @@ class FakeJenkins:
             else:
                 work.ended.append("forgotten by the controller")
         for name, node in self.nodes.items():
-            work, node.work = node.work, None
+            had, node.work = node.work, None
             node.online, node.connects_at_s, node.started, node.finished = False, None, False, False
             node.known = self.mode is BridgeMode.OFF
-            if work is None:
+            if had is None:
                 continue
-            work.node = None
-            if work.kind is ItemKind.PIPELINE:
-                self._enter(work, name)
+            had.node = None
+            if had.kind is ItemKind.PIPELINE:
+                self._enter(had, name)
             else:
-                work.ended.append("died with the controller")
+                had.ended.append("died with the controller")
         self._polled.clear()
         self._snap()
 

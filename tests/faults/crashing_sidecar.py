@@ -41,13 +41,13 @@ def main() -> int:
     def assemble(settings: Settings, clock: Clock) -> Desk:
         desk = plain(settings, clock)
         for controller in desk.controllers.values():
-            controller.port = MortalController(life, controller.port)  # type: ignore[assignment]
+            controller.port = MortalController(life, controller.port)
         for provider in desk.providers.values():
             provider.backend = MortalBackend(life, provider.backend)
         return desk
 
-    assembly.Store = store  # type: ignore[assignment,misc]
-    process.assemble = assemble
+    vars(assembly).update(Store=store)
+    vars(process).update(assemble=assemble)
     return program.main(sys.argv[1:])
 
 

@@ -51,7 +51,7 @@ class LightSidecar(SidecarProcess):
     patience_s = 60.0
 
     def start(self, *, ready: bool = True) -> None:
-        env = {**os.environ, "JENKINS_TOKEN": self._token, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        env = {**os.environ, "JENKINS_TOKEN": self._token, "PYTHONPATH": str(ROOT)}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.light_sidecar", "run", "-c", str(self.config_file)],
@@ -278,7 +278,8 @@ def burst(folder: Path, *, items: int, agents: int, build_s: float) -> dict[str,
 
 def scale(folder: Path, turns: int) -> dict[str, Any]:
     """10,000 items with 1,000 agents against 100 with 10, in turn."""
-    small, large = [], []
+    small: list[dict[str, Any]] = []
+    large: list[dict[str, Any]] = []
     for turn in range(turns):
         for _ in range(3):
             small.append(burst(folder / f"small-{len(small)}", items=100, agents=10, build_s=0.5))

@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 from unittest import mock
 
 import structlog
+from structlog.typing import EventDict
 
 from provisioner.config import Settings
 from provisioner.controller.port import BridgeMode
@@ -205,7 +206,7 @@ class Estate:
             self.look()
 
     async def _step(self, seconds: float) -> None:
-        ends = [asyncio.ensure_future(asyncio.sleep(seconds))]
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(asyncio.sleep(seconds))]
         if self.life is not None:
             ends.append(asyncio.ensure_future(self.life.end.wait()))
         await asyncio.wait([*ends, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -348,7 +349,7 @@ class Estate:
 def quiet(faults: list[str]) -> Iterator[None]:
     """No log but of what a sidecar calls a fault of its own; that is put into the list."""
 
-    def keep(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def keep(_logger: object, _method: str, event: EventDict) -> EventDict:
         name = str(event.get("event", ""))
         info = event.get("exc_info")
         raised = info if isinstance(info, BaseException) else sys.exc_info()[1]

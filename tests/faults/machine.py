@@ -171,7 +171,7 @@ class LifeOfAgents(RuleBasedStateMachine):
 
     @rule(reason=st.sampled_from([None, None, Reason.REGISTRY_ERROR, Reason.CREATE_REJECTED, Reason.IMAGE_NOT_FOUND]))
     def launches_fail(self, reason: Reason | None) -> None:
-        self.estate.box.fail_with = reason and LaunchError(f"it says {reason.value}", reason=reason)
+        self.estate.box.fail_with = None if reason is None else LaunchError(f"it says {reason.value}", reason=reason)
 
     @rule(seconds=st.sampled_from([0.0, 2.0, 20.0]))
     def pulls_take_time(self, seconds: float) -> None:

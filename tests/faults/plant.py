@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import leaks
+from controller import freestyle_xml
 
-from tests.faults.test_kill_for_real import TOOLS, config
+from tests import leaks
+from tests.builds import build, create_job, result
+from tests.faults.killing import config
 from tests.sidecar_process import SidecarProcess
-from tests.standin_process import StandinProcess, ask
+from tests.standin_process import StandinProcess
 
 
 class Plant:
@@ -24,15 +26,12 @@ class Plant:
     def build(self, shell: str = "true") -> str:
         name = f"job-{len(self.jobs)}"
         self.jobs.append(name)
-        xml = TOOLS.freestyle_xml(shell, label="linux")
-        made = ask(self.standin, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-        assert made.status == 200
-        assert ask(self.standin, "POST", f"job/{name}/build?delay=0sec").status == 201
+        create_job(self.standin, name, freestyle_xml(shell, label="linux"))
+        build(self.standin, name)
         return name
 
     def result(self, name: str) -> str | None:
-        reply = ask(self.standin, "GET", f"job/{name}/1/api/json")
-        return None if reply.status != 200 or reply.json()["building"] else reply.json()["result"]
+        return result(self.standin, name)
 
     def ours(self) -> list[str]:
         return [name for name in self.standin.state()["nodes"] if name.startswith("any-")]

@@ -9,14 +9,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import leaks
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from tests import leaks
 from tests.faults.plant import Plant
-from tests.faults.test_stopped_processes import agents_of
+from tests.seen_processes import agents_of
 from tests.standin_process import StandinProcess, ask
 
 pytestmark = [pytest.mark.standin, pytest.mark.slow, pytest.mark.timeout(3000)]

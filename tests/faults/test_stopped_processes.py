@@ -6,12 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.faults.plant import Plant
+from tests.seen_processes import agents_of
 from tests.standin_process import AgentProcess
 
 pytestmark = [pytest.mark.standin, pytest.mark.timeout(400)]
@@ -19,28 +20,20 @@ pytestmark = [pytest.mark.standin, pytest.mark.timeout(400)]
 Make = Callable[..., Plant]
 
 
-def agents_of(owner: str) -> list[int]:
-    """Processes of agents: launcher, agent, and what its build started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"JENKINS_PROVISIONER_OWNER={owner}".encode() in environment.split(b"\0"):
-            found.append(int(entry.name))
-    return found
-
-
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    tell(signal.SIGSTOP, *pids)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        tell(signal.SIGCONT, *pids)
+
+
+def tell(number: signal.Signals, *pids: int) -> None:
+    """Send it to each that is still there: a build has processes that live for a moment."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def running(plant: Plant, shell: str = "sleep 2") -> str:
@@ -92,9 +85,7 @@ def test_an_agent_that_hangs_for_ever_is_ended_by_the_limit_for_builds(make_plan
     plant.sidecar.write()
     plant.sidecar.start()
     running(plant, "sleep 600")
-    pids = agents_of(plant.owner)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    tell(signal.SIGSTOP, *agents_of(plant.owner))
     plant.sidecar.until(lambda: plant.result(plant.jobs[0]), "its build ended")
     assert plant.result(plant.jobs[0]) != "SUCCESS"
     plant.sidecar.until(lambda: not plant.ours(), "its node is gone")
@@ -104,7 +95,7 @@ def test_an_agent_that_hangs_for_ever_is_ended_by_the_limit_for_builds(make_plan
 
 def test_an_agent_that_hangs_before_it_connects_is_replaced(make_plant: Make) -> None:
     plant = make_plant()
-    plant.sidecar.config["templates"][0] |= {"timeouts": {"connect": "5s"}, "retries": 1}
+    plant.sidecar.config["templates"][0] |= {"timeouts": {"connect": "5s"}, "retries": 9}  # the second may hang, too
     plant.sidecar.write()
     plant.standin.knobs(hang_agents=True)
     plant.sidecar.start()
@@ -114,7 +105,7 @@ def test_an_agent_that_hangs_before_it_connects_is_replaced(make_plant: Make) ->
     plant.sidecar.until(lambda: plant.ours() and plant.ours() != [first], "another one is coming")
     plant.standin.knobs(hang_agents=False)
     plant.at_rest()
-    assert plant.sidecar.metric("launches_total", reason="connect_timeout") == 1
+    assert plant.sidecar.metric("launches_total", reason="connect_timeout") >= 1
 
 
 def test_a_second_agent_of_the_same_name_is_refused_and_disturbs_nothing(

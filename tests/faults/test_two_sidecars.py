@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import leaks
 import pytest
+from controller import freestyle_xml
 
-from tests.faults.test_kill_for_real import TOOLS, config
+from tests import leaks
+from tests.builds import build, create_job, result
+from tests.faults.killing import config
 from tests.sidecar_process import SidecarProcess
-from tests.standin_process import StandinProcess, ask
+from tests.standin_process import StandinProcess
 
 pytestmark = [pytest.mark.standin, pytest.mark.timeout(300)]
 
@@ -35,15 +38,12 @@ class Twins:
     def build(self, shell: str) -> str:
         name = f"job-{self.jobs}"
         self.jobs += 1
-        xml = TOOLS.freestyle_xml(shell, label="linux")
-        made = ask(self.standin, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-        assert made.status == 200
-        assert ask(self.standin, "POST", f"job/{name}/build?delay=0sec").status == 201
+        create_job(self.standin, name, freestyle_xml(shell, label="linux"))
+        build(self.standin, name)
         return name
 
     def result(self, name: str) -> str | None:
-        reply = ask(self.standin, "GET", f"job/{name}/1/api/json")
-        return None if reply.status != 200 or reply.json()["building"] else reply.json()["result"]
+        return result(self.standin, name)
 
     def ours(self) -> list[str]:
         return [name for name in self.standin.state()["nodes"] if name.startswith("any-")]
@@ -68,7 +68,7 @@ def test_the_second_refuses_to_work_and_says_why(twins: Twins) -> None:
     twins.second.start(ready=False)
     # with the bridge it is told so; without it another's new nodes tell it
     twins.second.until(lambda: twins.second.ready()["controllers"]["main"] != "not reached yet", "it has looked")
-    more = []
+    more: list[str] = []
     while not twins.refused(twins.second):
         assert len(more) < 4, twins.second.log()
         more.append(twins.build("true"))
@@ -76,7 +76,7 @@ def test_the_second_refuses_to_work_and_says_why(twins: Twins) -> None:
     assert twins.second.get("/healthz")[0] == 200
     more.append(twins.build("true"))
     for name in (running, *more):
-        twins.first.until(lambda name=name: twins.result(name), f"{name} ended")  # type: ignore[misc]
+        twins.first.until(partial(twins.result, name), f"{name} ended")
         assert twins.result(name) == "SUCCESS"
     twins.first.until(lambda: not twins.ours(), "no node is left")
     history = twins.standin.state()["history"]
@@ -100,7 +100,7 @@ def test_the_second_takes_over_when_the_first_is_gone(twins: Twins, build_s: int
         twins.second.until(lambda: twins.second.metric("agents", state="running") == 1, "its agent is adopted")
     jobs.append(twins.build("true"))
     for name in jobs:
-        twins.second.until(lambda name=name: twins.result(name), f"{name} ended")  # type: ignore[misc]
+        twins.second.until(partial(twins.result, name), f"{name} ended")
         assert twins.result(name) == "SUCCESS"
     twins.second.until(lambda: not twins.ours(), "no node is left")
     twins.second.until(lambda: twins.second.metric("agents") == 0, "no agent is left")

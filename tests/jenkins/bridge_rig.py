@@ -10,8 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from controller import RealController, freestyle_xml, pipeline_xml
+
 from provisioner.controller.bridge_client import BridgeClient
-from provisioner.controller.port import ItemBuildable, Launcher, NodeOrder, Observation
+from provisioner.controller.port import (
+    BuildFinished,
+    BuildStarted,
+    ItemBuildable,
+    Launcher,
+    NodeOffline,
+    NodeOnline,
+    NodeOrder,
+    Observation,
+)
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import QueueItem
@@ -19,10 +30,17 @@ from provisioner.model.queue import QueueItem
 O = TypeVar("O")  # noqa: E741
 
 
+def shell_job(kind: str, shell: str) -> str:
+    """A freestyle or a Pipeline job of one shell step, on an agent with the label of these tests."""
+    if kind == "freestyle":
+        return freestyle_xml(shell, label="maven")
+    return pipeline_xml(f'node("maven") {{ sh """{shell}""" }}')
+
+
 class Agents:
     """The controller's own `agent.jar`, started by hand and ended by process id."""
 
-    def __init__(self, jenkins: Any, folder: Path) -> None:
+    def __init__(self, jenkins: RealController, folder: Path) -> None:
         self._jenkins = jenkins
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -56,11 +74,16 @@ class Agents:
             process.wait(timeout=10)
 
 
+def named(name: str) -> Callable[[NodeOnline | NodeOffline | BuildFinished], bool]:
+    """Whether an observation is of this node."""
+    return lambda seen: seen.name == name
+
+
 class Rig:
     """A client with a running long poll, for one owner."""
 
     def __init__(
-        self, jenkins: Any, agents: Agents, *, owner: str | None = None, user: str = "", token: str = ""
+        self, jenkins: RealController, agents: Agents, *, owner: str | None = None, user: str = "", token: str = ""
     ) -> None:
         self.jenkins = jenkins
         self.agents = agents
@@ -120,6 +143,12 @@ class Rig:
         assert found is not None
         return found
 
+    async def queued(self, job: str, xml: str) -> QueueItem:
+        """The buildable item of a new job."""
+        self.jenkins.create_job(job, xml)
+        self.jenkins.queue_build(job)
+        return await self.item(job)
+
     async def item(self, job: str, *, but: Sequence[QueueItem] = ()) -> QueueItem:
         """The next buildable item of a job."""
         known = {item.key for item in but}
@@ -150,6 +179,12 @@ class Rig:
         registration = await self.client.register(order)
         return self.agents.start(order.name, registration.secret, launcher=order.launcher)
 
+    async def begin(self, order: NodeOrder) -> subprocess.Popen[bytes]:
+        """Launch it and wait until its build has begun."""
+        agent = await self.launch(order)
+        await self.until(BuildStarted, lambda o: o.name == order.name)
+        return agent
+
     async def console_shows(self, job: str, what: str, *, number: int = 1, within_s: float = 60.0) -> str:
         """The console as soon as the text is in it, whether or not the build has ended."""
         console = ""
@@ -162,7 +197,10 @@ class Rig:
         raise AssertionError(f"the console of {job} {number} does not show {what!r}:\n{console}")
 
     async def node_finishes(self, name: str, *, within_s: float = 60.0) -> None:
-        """A snapshot tells that the node's build is over, whether or not there was a bridge to see it end."""
+        """A snapshot tells that the node's build is over, whether or not there was a bridge to see it end.
+
+        Nor need the long poll of this rig have heard of it: it begins anew where another bridge was put in.
+        """
         deadline = asyncio.get_running_loop().time() + within_s
         while asyncio.get_running_loop().time() < deadline:
             nodes = {node.name: node for node in (await self.client.hello()).snapshot.nodes}

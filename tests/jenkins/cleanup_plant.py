@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from bridge_rig import Agents
+from controller import RealController, freestyle_xml, pipeline_xml
+
+from tests.jenkins.bridge_rig import Agents
 
 JOB = "node-cleanup"
 #: A build takes longer than a look: without the guard that is the window in which a second one may slip in.
 BUILD_S = 5
-_WORK = f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; echo "B- $BUILD_TAG" >> ../../journal'
+#: It lasts for as long as a test has spoilt its node so: `stay`.
+_WORK = (
+    f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; while [ -e ../../stay ]; do sleep 0.2; done; '
+    'echo "B- $BUILD_TAG" >> ../../journal'
+)
 _CLEAN_SHELL = r"""
     trap 'echo "C- $BUILD_TAG" >> ../../journal' EXIT
     trap 'exit 143' TERM
@@ -41,11 +47,11 @@ _STRING_PARAMETER = re.compile(
 )
 
 
-def cleaning_xml(tools: Any, kind: str) -> str:
+def cleaning_xml(kind: str) -> str:
     """The cleanup job: a `pipeline`, or a freestyle job with a parameter of `node-label` or a `plain` one."""
     if kind == "pipeline":
-        return str(tools.pipeline_xml(_CLEAN, parameters={"NODE": ""}))
-    xml = str(tools.freestyle_xml(_CLEAN_SHELL, parameters={"NODE": ""})).replace(*_CONCURRENT)
+        return pipeline_xml(_CLEAN, parameters={"NODE": ""})
+    xml = freestyle_xml(_CLEAN_SHELL, parameters={"NODE": ""}).replace(*_CONCURRENT)
     return _STRING_PARAMETER.sub(_NODE_PARAMETER, xml) if kind == "node-label" else xml
 
 
@@ -55,28 +61,26 @@ class Counts(NamedTuple):
     builds: int
     cleanings: int  # good ones
     slipped: int  # builds on a node that was used since its cleaning
+    unseen: int  # nodes that still have the label clean although they were used
 
 
 class Plant:
     """Nodes of one controller that are cleaned, each with one executor and a journal in its root folder."""
 
-    def __init__(self, jenkins: Any, tools: Any, folder: Path, names: Iterable[str], *, kind: str = "pipeline") -> None:
+    def __init__(self, jenkins: RealController, folder: Path, names: Iterable[str], *, kind: str = "pipeline") -> None:
         self.jenkins = jenkins
-        self.tools = tools
         self.names = tuple(names)
         self.agents = Agents(jenkins, folder)
         self.folder = folder
-        jenkins.create_job(JOB, cleaning_xml(tools, kind))
-        work = tools.freestyle_xml(_WORK, label="clean", parameters={"N": ""})
+        jenkins.create_job(JOB, cleaning_xml(kind))
+        work = freestyle_xml(_WORK, label="clean", parameters={"N": ""})
         jenkins.create_job("work", work.replace(*_CONCURRENT))
-        jenkins.create_job(
-            "work-pipeline", tools.pipeline_xml(f"node('clean') {{ sh '''{_WORK}''' }}", parameters={"N": ""})
-        )
+        jenkins.create_job("work-pipeline", pipeline_xml(f"node('clean') {{ sh '''{_WORK}''' }}", parameters={"N": ""}))
         quick = 'echo "B+ $BUILD_TAG" >> ../../journal; echo "B- $BUILD_TAG" >> ../../journal'
-        quick = tools.freestyle_xml(quick, label="clean", parameters={"N": ""})
+        quick = freestyle_xml(quick, label="clean", parameters={"N": ""})
         jenkins.create_job("quick", quick.replace(*_CONCURRENT))
         for name in self.names:
-            own = tools.freestyle_xml(_WORK, label=f"clean&&last-{name}", parameters={"N": ""})
+            own = freestyle_xml(_WORK, label=f"clean&&last-{name}", parameters={"N": ""})
             jenkins.create_job(f"work-{name}", own)
         for name in self.names:
             self._add(name)
@@ -162,7 +166,7 @@ class Plant:
         (Path(self.agents.home(name)) / how).unlink()
 
     def mend_all(self, name: str) -> None:
-        for how in ("broken", "hang"):
+        for how in ("broken", "hang", "stay"):
             (Path(self.agents.home(name)) / how).unlink(missing_ok=True)
 
     def work(self, builds: int) -> list[tuple[str, int]]:
@@ -198,9 +202,10 @@ class Plant:
         """Every node by its own journal: builds only right after a good cleaning, nothing at the same time.
 
         Args:
-            window: without the guard a second build may come to a used node; count those.
+            window: without the guard a second build may come to a used node, and a build that begins and ends
+                between two looks is missed; count those.
         """
-        builds = cleanings = slipped = 0
+        builds = cleanings = slipped = unseen = 0
         for name in self.names:
             clean, inside = name in self.since, ""
             for line in self.journal(name)[self.since.get(name, 0) :]:
@@ -219,9 +224,10 @@ class Plant:
                     assert inside == tag, where
                     inside = ""
                     builds += sign == "B-"
+            unseen += not clean and self.is_clean(name)
             others = self.label_string(name).removesuffix("clean").removesuffix("dirty").rstrip()
             assert others == f"linux  cleanable &quot;odd label&quot; last-{name}"
-        return Counts(builds, cleanings, slipped)
+        return Counts(builds, cleanings, slipped, unseen)
 
     def begin(self) -> None:
         """All nodes are clean; what was written before is another test's."""

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import docker
 import pytest
-from bridge_rig import Agents, Rig
+from controller import RealController
 
-
-def _load_controller() -> ModuleType:
-    """`jenkins-test/controller.py` is a program of its own, not a package."""
-    path = Path(__file__).parents[2] / "jenkins-test" / "controller.py"
-    spec = importlib.util.spec_from_file_location("jenkins_test_controller", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-controller_module = _load_controller()
+from tests.jenkins.bridge_rig import Agents, Rig
+from tests.jenkins.docker_plant import JAVA, DockerPlant, engine_with, make_without_java
+from tests.standin_process import real_controller
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,34 +23,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def jenkins_tools() -> ModuleType:
-    """The module itself: `freestyle_xml`, `pipeline_xml`, `job_path`, `RealController`."""
-    return controller_module
-
-
-@pytest.fixture(scope="session")
-def real_jenkins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def real_jenkins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealController]:
     """A running `RealController`; tests share it, so each uses names of its own."""
-    try:
-        controller = controller_module.RealController(tmp_path_factory.mktemp("jenkins-home"))
-        controller.start()
-    except controller_module.NoController as error:
-        pytest.skip(f"no real Jenkins here: {error}")
-    try:
+    with real_controller(tmp_path_factory.mktemp("jenkins-home")) as controller:
         yield controller
-    finally:
-        controller.stop()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[docker.DockerClient]:
+    """This machine's, with the image of most agents; a module that needs others has a fixture of its own."""
+    client = engine_with(JAVA)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def without_java(engine: docker.DockerClient) -> Iterator[str]:
+    """The name of an image."""
+    name = make_without_java(engine)
+    yield name
+    engine.images.remove(name, force=True)
 
 
 @pytest.fixture
-def agents(real_jenkins: Any, tmp_path: Path) -> Iterator[Agents]:
+def plant(real_jenkins: RealController, engine: docker.DockerClient, tmp_path: Path) -> Iterator[DockerPlant]:
+    """One for agents that are containers; modules with another kind of agents have a fixture of their own."""
+    made = DockerPlant(real_jenkins, engine, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agents(real_jenkins: RealController, tmp_path: Path) -> Iterator[Agents]:
     started = Agents(real_jenkins, tmp_path / "agents")
     yield started
     started.end()
 
 
 @pytest.fixture
-async def rig(real_jenkins: Any, agents: Agents) -> AsyncIterator[Rig]:
+async def rig(real_jenkins: RealController, agents: Agents) -> AsyncIterator[Rig]:
     """The bridge, put in through the script console, and a client with a running long poll."""
     rig = Rig(real_jenkins, agents)
     try:

@@ -50,6 +50,7 @@ class CuttingProxy:
         self._lock = threading.Lock()
         self._armed: tuple[str, str, Callable[[], None]] | None = None
         self.cut = threading.Event()
+        self.looked = threading.Event()  # the scheduler is up: it has asked for something
         self.seen: list[str] = []
         outer = self
 
@@ -75,11 +76,13 @@ class CuttingProxy:
         with self._lock:
             self._armed = (step, side, kill)
             self.cut.clear()
+            self.looked.clear()
 
     def pass_on(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         step = step_of(handler.command, handler.path, body)
         armed = None
+        self.looked.set()
         with self._lock:
             if step:
                 self.seen.append(step)

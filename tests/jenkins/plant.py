@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controller import RealController
+
+from tests.jenkins.owned_jobs import OwnedJobs
 from tests.sidecar_process import SidecarProcess
 
 MATRIX = """
@@ -21,16 +24,13 @@ MATRIX = """
 """
 
 
-class Plant:
+class Plant(OwnedJobs):
     """Jobs, builds and leftovers of one owner; labels and names begin with it."""
 
-    def __init__(self, jenkins: Any, tools: Any, folder: Path, owner: str, *, user: str = "", token: str = "") -> None:
-        self.jenkins = jenkins
-        self.tools = tools
-        self.owner = owner
+    def __init__(self, jenkins: RealController, folder: Path, owner: str, *, user: str = "", token: str = "") -> None:
+        super().__init__(jenkins, owner)
         self.folder = folder
         self.user, self.token = user or jenkins.user, token or jenkins.token
-        self.jobs: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.sidecar: SidecarProcess
 
@@ -62,18 +62,6 @@ class Plant:
         self.prepare(**configuration).start()
         return self.sidecar
 
-    def add(self, name: str, xml: str) -> str:
-        job = f"{self.owner}-{name}"
-        self.jenkins.create_job(job, xml)
-        self.jobs.append(job)
-        return job
-
-    def freestyle(self, name: str, shell: str, *, label: str | None = None, **more: Any) -> str:
-        return self.add(name, self.tools.freestyle_xml(shell, label=label or self.owner, **more))
-
-    def pipeline(self, name: str, script: str) -> str:
-        return self.add(name, self.tools.pipeline_xml(script))
-
     def matrix(self, name: str, shell: str, values: tuple[str, ...]) -> str:
         texts = "".join(f"<string>{value}</string>" for value in values)
         return self.add(name, MATRIX.format(label=self.owner, values=texts, shell=shell))
@@ -84,10 +72,9 @@ class Plant:
 
     def ours(self) -> dict[str, Any]:
         """What carries our mark, or waits."""
-        computers = self.jenkins.get_json("computer/api/json?tree=computer[displayName,description]")["computer"]
         folder = self.folder / "agents" / self.owner
         return {
-            "nodes": [c["displayName"] for c in computers if f"owner={self.owner} " in (c.get("description") or "")],
+            "nodes": self.nodes(),
             "folders": sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [],
             "agents": int(self.sidecar.metric("agents")),
         }
@@ -101,22 +88,12 @@ class Plant:
     def end(self) -> None:
         """Jobs with what waits or runs of them, then the sidecar, once it has removed its agents."""
         try:
-            for job in self.jobs:
-                self._end_job(job)
+            self.end_jobs()
             if hasattr(self, "sidecar"):
                 self.nothing_left()
         finally:
             if hasattr(self, "sidecar"):
                 self.sidecar.stop()
-
-    def _end_job(self, job: str) -> None:
-        for item in self.jenkins.queue_items():
-            if f"/{job}/" in str(item["task"].get("url", "")):
-                self.jenkins.cancel(item["id"])
-        build = self.jenkins.build(job)
-        if build and build["building"]:
-            self.jenkins.request("POST", f"job/{job}/{build['number']}/kill")
-        self.jenkins.delete_job(job)
 
 
 def provisioner_lines(console: str) -> list[str]:

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from plant import provisioner_lines
-from test_main_job import Plant, engine, plant  # noqa: F401  (fixtures)
+
+from tests.jenkins.docker_plant import DockerPlant
+from tests.jenkins.plant import provisioner_lines
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -18,14 +19,14 @@ EATS_ALL = (
 )
 
 
-def start_build(plant: Plant, kind: str, shell: str) -> str:  # noqa: F811
-    job = plant.freestyle("f", shell) if kind == "freestyle" else plant.pipeline("p", f"sh '{shell}'")
+def start_build(plant: DockerPlant, kind: str, shell: str) -> str:
+    job = plant.freestyle("f", shell) if kind == "freestyle" else plant.node_step("p", f"sh '{shell}'")
     plant.jenkins.queue_build(job)
     plant.sidecar.until(lambda: "\nup\n" in plant.jenkins.console(job), "the build runs")
     return job
 
 
-def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: tuple[str, ...], slug: str) -> None:  # noqa: F811
+def ends_with_the_reason(plant: DockerPlant, job: str, began: float, *, says: tuple[str, ...], slug: str) -> None:
     build: dict[str, Any] = plant.jenkins.wait_build(job, within_s=60)
     took_s = time.monotonic() - began
     assert build["result"] in {"FAILURE", "ABORTED"}
@@ -42,7 +43,7 @@ def ends_with_the_reason(plant: Plant, job: str, began: float, *, says: tuple[st
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-def test_a_killed_container(plant: Plant, kind: str) -> None:  # noqa: F811
+def test_a_killed_container(plant: DockerPlant, kind: str) -> None:
     plant.start()
     job = start_build(plant, kind, "echo up; sleep 300")
     began = time.monotonic()
@@ -52,7 +53,7 @@ def test_a_killed_container(plant: Plant, kind: str) -> None:  # noqa: F811
 
 @pytest.mark.slow  # whom the kernel kills, and how fast, depends on the load of the machine
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-def test_a_container_out_of_memory(plant: Plant, kind: str) -> None:  # noqa: F811
+def test_a_container_out_of_memory(plant: DockerPlant, kind: str) -> None:
     plant.start(resources={"memory": "300m"})
     job = start_build(plant, kind, EATS_ALL)
     began = time.monotonic()
@@ -61,7 +62,7 @@ def test_a_container_out_of_memory(plant: Plant, kind: str) -> None:  # noqa: F8
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-def test_a_container_that_somebody_removed(plant: Plant, kind: str) -> None:  # noqa: F811
+def test_a_container_that_somebody_removed(plant: DockerPlant, kind: str) -> None:
     plant.start()
     job = start_build(plant, kind, "echo up; sleep 300")
     began = time.monotonic()
@@ -71,7 +72,7 @@ def test_a_container_that_somebody_removed(plant: Plant, kind: str) -> None:  # 
 
 
 @pytest.mark.slow
-def test_a_lost_connection_gives_a_pipeline_the_chance_to_go_on(plant: Plant) -> None:  # noqa: F811
+def test_a_lost_connection_gives_a_pipeline_the_chance_to_go_on(plant: DockerPlant) -> None:
     plant.start()
     job = start_build(plant, "pipeline", "echo up; for i in 1 2 3 4 5 6 7 8; do sleep 1; done; echo survived")
     node = plant.node_of(job)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
-from bridge_rig import Rig
+from controller import freestyle_xml, pipeline_xml
 
 from provisioner.controller.port import BuildFinished, BuildStarted, ItemLeft, Launcher, NodeOffline, NodeOnline
-from provisioner.model.queue import ItemKind
+from provisioner.model.queue import ItemKind, QueueItem
+from tests.jenkins.bridge_rig import Rig, named, shell_job
 
 DECLARATIVE = """
 pipeline {
@@ -26,15 +26,11 @@ def marked(console: str) -> list[str]:
 
 
 @pytest.mark.parametrize("launcher", [Launcher.WEBSOCKET, Launcher.TCP])
-async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(
-    rig: Rig, jenkins_tools: ModuleType, launcher: Launcher
-) -> None:
+async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(rig: Rig, launcher: Launcher) -> None:
     job = f"freestyle-{rig.owner}"
     rig.jenkins.create_job(
         job,
-        jenkins_tools.freestyle_xml(
-            "echo built on $NODE_NAME", label="maven && linux", parameters={"WANTED": "w", "OTHER": "o"}
-        ),
+        freestyle_xml("echo built on $NODE_NAME", label="maven && linux", parameters={"WANTED": "w", "OTHER": "o"}),
     )
     queue_id = rig.jenkins.queue_build(job, {"WANTED": "yes", "OTHER": "no"})
     item = await rig.item(job)
@@ -67,11 +63,39 @@ async def test_a_freestyle_build_gets_its_node_and_shows_the_launch_at_the_top(
     assert marked(console)[-1] == "[provisioner] removed after 1 s"
 
 
-async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig, jenkins_tools: ModuleType) -> None:
+#: The listener of a plugin that takes its time with every agent that has come online.
+SLOW_TO_GREET = """
+class SlowToGreetInTest extends hudson.slaves.ComputerListener {
+    volatile boolean over
+    void onOnline(hudson.model.Computer computer, hudson.model.TaskListener listener) {
+        for (int i = 0; i < 600 && !over; i++) Thread.sleep(100)
+    }
+}
+hudson.ExtensionList.lookup(hudson.slaves.ComputerListener).add(new SlowToGreetInTest())
+"""
+GREETED = """
+def all = hudson.ExtensionList.lookup(hudson.slaves.ComputerListener)
+all.findAll { it.class.name == 'SlowToGreetInTest' }.each { it.over = true; all.remove(it) }
+"""
+
+
+async def test_a_build_does_not_wait_for_what_plugins_do_with_an_agent_that_is_online(rig: Rig) -> None:
+    """How soon it begins is a benchmark's to say: Jenkins itself looks at its queue every 5 s."""
+    rig.jenkins.script(SLOW_TO_GREET)
+    try:
+        item = await rig.queued(f"early-{rig.owner}", shell_job("freestyle", "echo hello"))
+        await rig.begin(rig.order(item))
+        # the listener still sleeps, and nothing else happens in the queue
+        assert (await rig.build_ends(f"early-{rig.owner}"))["result"] == "SUCCESS"
+    finally:
+        rig.jenkins.script(GREETED)
+
+
+async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig) -> None:
     job = f"pipeline-{rig.owner}"
     rig.jenkins.create_job(
         job,
-        jenkins_tools.pipeline_xml(
+        pipeline_xml(
             "node('maven') { sh 'echo built on $NODE_NAME' }; echo 'after the block'", parameters={"WANTED": "w"}
         ),
     )
@@ -82,7 +106,7 @@ async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig, jenkins_tools
 
     await rig.client.log(None, item, ["pulling 10 %"])
     await rig.console_shows(job, "[provisioner] pulling 10 %")
-    assert rig.jenkins.build(job, 1)["building"]
+    assert rig.jenkins.begun(job, 1)["building"]
 
     order = rig.order(item, lines=("registering",))
     await rig.launch(order)
@@ -99,10 +123,10 @@ async def test_a_waiting_node_step_shows_the_launch_live(rig: Rig, jenkins_tools
     assert "Agent was removed" not in console  # although the node goes the moment that the block ends
 
 
-async def test_a_node_takes_only_its_own_item_and_never_a_second(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_node_takes_only_its_own_item_and_never_a_second(rig: Rig) -> None:
     first_job, second_job = f"own-{rig.owner}", f"stranger-{rig.owner}"
     for job in (first_job, second_job):
-        rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+        rig.jenkins.create_job(job, freestyle_xml("true", label="maven"))
     rig.jenkins.queue_build(second_job)  # first in the queue, and the node's labels would do
     stranger = await rig.item(second_job)
     rig.jenkins.queue_build(first_job)
@@ -119,11 +143,9 @@ async def test_a_node_takes_only_its_own_item_and_never_a_second(rig: Rig, jenki
     assert rig.jenkins.build(second_job, 1) is None
 
 
-async def test_an_item_with_the_queue_id_of_another_is_not_taken(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_an_item_with_the_queue_id_of_another_is_not_taken(rig: Rig) -> None:
     job = f"again-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    item = await rig.item(job)
+    item = await rig.queued(job, freestyle_xml("true", label="maven"))
     # ids come again after the controller was killed; the time of entry does not
     order = rig.order(replace(item, key=replace(item.key, since_ms=item.key.since_ms - 1)))
     await rig.launch(order)
@@ -134,9 +156,9 @@ async def test_an_item_with_the_queue_id_of_another_is_not_taken(rig: Rig, jenki
     await rig.until(BuildFinished, lambda o: o.name == order.name)
 
 
-async def test_a_standby_node_takes_nothing_until_it_is_given_an_item(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_standby_node_takes_nothing_until_it_is_given_an_item(rig: Rig) -> None:
     job = f"standby-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.create_job(job, freestyle_xml("true", label="maven"))
     order = rig.order(None, lines=("made in advance",))
     await rig.launch(order)
     await rig.until(NodeOnline, lambda o: o.name == order.name)
@@ -150,25 +172,25 @@ async def test_a_standby_node_takes_nothing_until_it_is_given_an_item(rig: Rig, 
     assert "[provisioner] made in advance" in rig.jenkins.console(job)
 
 
-async def test_parallel_node_steps_of_one_run_each_get_their_own(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_parallel_node_steps_of_one_run_each_get_their_own(rig: Rig) -> None:
     job = f"parallel-{rig.owner}"
     rig.jenkins.create_job(
         job,
-        jenkins_tools.pipeline_xml(
+        pipeline_xml(
             "def branches = [:]\n"
             "for (n in ['a', 'b', 'c']) { branches[n] = { node('maven') { sh 'echo on $NODE_NAME' } } }\n"
             "parallel branches"
         ),
     )
     rig.jenkins.queue_build(job)
-    items = []
+    items: list[QueueItem] = []
     for _ in range(3):
         items.append(await rig.item(job, but=items))
     orders = [rig.order(item, lines=(f"for item {item.key.queue_id}",)) for item in items]
     for order in orders:
         await rig.launch(order)
     for order, item in zip(orders, items, strict=True):
-        finished = await rig.until(BuildFinished, lambda o, name=order.name: o.name == name)
+        finished = await rig.until(BuildFinished, named(order.name))
         assert finished.queue_id == item.key.queue_id
         await rig.client.remove(order.name)
     assert (await rig.build_ends(job))["result"] == "SUCCESS"
@@ -178,11 +200,9 @@ async def test_parallel_node_steps_of_one_run_each_get_their_own(rig: Rig, jenki
         assert f"[provisioner] for item {item.key.queue_id}" in console
 
 
-async def test_a_declarative_pipeline_runs_on_its_node(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_declarative_pipeline_runs_on_its_node(rig: Rig) -> None:
     job = f"declarative-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.pipeline_xml(DECLARATIVE))
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job), lines=("launching",))
+    order = rig.order(await rig.queued(job, pipeline_xml(DECLARATIVE)), lines=("launching",))
     await rig.launch(order)
     await rig.until(BuildFinished, lambda o: o.name == order.name)
     assert (await rig.build_ends(job))["result"] == "SUCCESS"
@@ -191,11 +211,9 @@ async def test_a_declarative_pipeline_runs_on_its_node(rig: Rig, jenkins_tools: 
     assert f"built on {order.name}" in console
 
 
-async def test_a_barred_node_takes_not_even_its_own(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_barred_node_takes_not_even_its_own(rig: Rig) -> None:
     job = f"barred-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    item = await rig.item(job)
+    item = await rig.queued(job, freestyle_xml("true", label="maven"))
     order = rig.order(item)
     registration = await rig.client.register(order)
     await rig.client.bar(order.name)
@@ -217,30 +235,19 @@ async def test_labels_are_never_stored(rig: Rig) -> None:
     assert shown["description"] == f"jenkins-provisioner.owner={rig.owner} jenkins-provisioner.agent={order.name}"
 
 
-async def test_a_cancelled_item_is_told(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_cancelled_item_is_told(rig: Rig) -> None:
     job = f"cancelled-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    item = await rig.item(job)
+    item = await rig.queued(job, freestyle_xml("true", label="maven"))
     rig.jenkins.cancel(item.key.queue_id)
     left = await rig.until(ItemLeft, lambda o: o.queue_id == item.key.queue_id)
     assert (left.cancelled, left.node, left.since_ms) == (True, None, item.key.since_ms)
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-async def test_removing_a_dead_agents_node_ends_its_build_at_once(
-    rig: Rig, jenkins_tools: ModuleType, kind: str
-) -> None:
+async def test_removing_a_dead_agents_node_ends_its_build_at_once(rig: Rig, kind: str) -> None:
     job = f"dead-{kind}-{rig.owner}"
-    xml = {
-        "freestyle": jenkins_tools.freestyle_xml("sleep 120", label="maven"),
-        "pipeline": jenkins_tools.pipeline_xml("node('maven') { sh 'sleep 120' }"),
-    }[kind]
-    rig.jenkins.create_job(job, xml)
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
-    agent = await rig.launch(order)
-    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    order = rig.order(await rig.queued(job, shell_job(kind, "sleep 120")))
+    agent = await rig.begin(order)
     await rig.console_shows(job, "sleep 120")
     agent.kill()
     await rig.until(NodeOffline, lambda o: o.name == order.name)

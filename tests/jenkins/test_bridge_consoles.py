@@ -6,13 +6,13 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from bridge_rig import Rig
-from plant import MATRIX, provisioner_lines
+from controller import freestyle_xml, pipeline_xml
 
 from provisioner.controller.port import BuildFinished, BuildStarted, NodeOnline
+from tests.jenkins.bridge_rig import Rig, named, shell_job
+from tests.jenkins.plant import MATRIX, provisioner_lines
 
 SECRET = "hunter2-of-the-tests"
 
@@ -33,26 +33,19 @@ BINDING = (
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-async def test_a_bound_secret_is_masked_in_our_lines_too(
-    rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str
-) -> None:
+async def test_a_bound_secret_is_masked_in_our_lines_too(rig: Rig, tmp_path: Path, kind: str) -> None:
     job, go, secret_id = f"masked-{kind}-{rig.owner}", tmp_path / "go", f"secret-{rig.owner}"
     rig.jenkins.script(CREDENTIAL % (secret_id, SECRET))
     shell = f"echo bound; until [ -e '{go}' ]; do sleep 0.2; done"
     xml = {
-        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven").replace(
-            "<buildWrappers/>", BINDING.format(id=secret_id)
-        ),
-        "pipeline": jenkins_tools.pipeline_xml(
+        "freestyle": freestyle_xml(shell, label="maven").replace("<buildWrappers/>", BINDING.format(id=secret_id)),
+        "pipeline": pipeline_xml(
             f"withCredentials([string(credentialsId: '{secret_id}', variable: 'TOKEN')]) {{"
             f' node("maven") {{ sh """{shell}""" }} }}'
         ),
     }[kind]
-    rig.jenkins.create_job(job, xml)
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
-    await rig.launch(order)
-    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    order = rig.order(await rig.queued(job, xml))
+    await rig.begin(order)
     await rig.console_shows(job, "+ echo bound")
     await rig.client.log(order.name, None, [f"It ends with {SECRET}."])
     console = await rig.console_shows(job, "It ends with")
@@ -64,16 +57,10 @@ async def test_a_bound_secret_is_masked_in_our_lines_too(
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-async def test_a_flood_of_lines_is_bounded(rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str) -> None:
+async def test_a_flood_of_lines_is_bounded(rig: Rig, tmp_path: Path, kind: str) -> None:
     job, go = f"flood-{kind}-{rig.owner}", tmp_path / "go"
     shell = f"echo up; until [ -e '{go}' ]; do sleep 0.2; done"
-    xml = {
-        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven"),
-        "pipeline": jenkins_tools.pipeline_xml(f'node("maven") {{ sh """{shell}""" }}'),
-    }[kind]
-    rig.jenkins.create_job(job, xml)
-    rig.jenkins.queue_build(job)
-    item = await rig.item(job)
+    item = await rig.queued(job, shell_job(kind, shell))
     await rig.client.log(None, item, [f"before {n}" for n in range(20_000)])
     order = rig.order(item)
     await rig.launch(order)
@@ -95,14 +82,12 @@ async def test_a_flood_of_lines_is_bounded(rig: Rig, jenkins_tools: ModuleType, 
 
 @pytest.mark.parametrize("charset", ["ISO-8859-1", "UTF-8"])
 async def test_lines_are_written_in_the_encoding_of_the_build(
-    rig: Rig, jenkins_tools: ModuleType, monkeypatch: pytest.MonkeyPatch, charset: str
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, charset: str
 ) -> None:
     """A freestyle console is in its agent's encoding, and Jenkins reads all of it as that."""
     monkeypatch.setenv("JDK_JAVA_OPTIONS", f"-Dfile.encoding={charset}")
     job = f"encoded-{charset}-{rig.owner}".lower()
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job), lines=("größer at the top",))
+    order = rig.order(await rig.queued(job, freestyle_xml("true", label="maven")), lines=("größer at the top",))
     await rig.launch(order)
     await rig.until(BuildFinished, lambda o: o.name == order.name)
     await rig.build_ends(job)
@@ -117,14 +102,10 @@ async def test_lines_are_written_in_the_encoding_of_the_build(
     assert "href='/user/admin'" in shown or 'href="/user/admin"' in shown, shown
 
 
-async def test_what_was_said_before_the_node_goes_is_in_the_console_of_the_run_that_ends_by_it(
-    rig: Rig, jenkins_tools: ModuleType
-) -> None:
+async def test_what_was_said_before_the_node_goes_is_in_the_console_of_the_run_that_ends_by_it(rig: Rig) -> None:
     """However many lines, and although the run ends the moment that its body is interrupted."""
     job = f"lastwords-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.pipeline_xml("node('maven') { sh 'echo up; sleep 120' }"))
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
+    order = rig.order(await rig.queued(job, pipeline_xml("node('maven') { sh 'echo up; sleep 120' }")))
     agent = await rig.launch(order)
     await rig.console_shows(job, "+ echo up")
     agent.kill()
@@ -147,20 +128,16 @@ def parent_of(rig: Rig, name: str) -> str:
     return job
 
 
-async def test_the_parent_of_a_matrix_does_not_stray_onto_the_node_of_another_build(
-    rig: Rig, jenkins_tools: ModuleType
-) -> None:
+async def test_the_parent_of_a_matrix_does_not_stray_onto_the_node_of_another_build(rig: Rig) -> None:
     waiting = f"waiting-{rig.owner}"
-    rig.jenkins.create_job(waiting, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(waiting)
-    item = await rig.item(waiting)
+    item = await rig.queued(waiting, freestyle_xml("true", label="maven"))
     # idle and online for long, since its item is none that is in the queue; and one on standby
     order = rig.order(replace(item, key=replace(item.key, since_ms=item.key.since_ms - 1)))
     standby = rig.order(None)
     await rig.launch(order)
     await rig.launch(standby)
     for name in (order.name, standby.name):
-        await rig.until(NodeOnline, lambda o, name=name: o.name == name)
+        await rig.until(NodeOnline, named(name))
     job = parent_of(rig, "parent")
     queue_id = rig.jenkins.queue_build(job)
     for _ in range(3):
@@ -176,7 +153,7 @@ async def test_the_parent_of_a_matrix_does_not_stray_onto_the_node_of_another_bu
     await rig.launch(own)
     started = await rig.until(BuildStarted, lambda o: o.name == own.name)
     assert started.queue_id == queue_id
-    assert f"Agent {own.name} connected" in await rig.console_shows(job, "Agent ")
+    await rig.console_shows(job, f"Agent {own.name} connected")
     rig.jenkins.request("POST", f"job/{job}/1/stop")
     await rig.build_ends(job)
     await rig.until(BuildFinished, lambda o: o.name == own.name)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from plant import Plant, all_succeeded, provisioner_lines
+from controller import RealController
 
 from provisioner.commands.main import main
 from provisioner.controller.bridge_script import render_removal
+from tests.jenkins.plant import Plant, all_succeeded, provisioner_lines
+from tests.standin_process import real_controller
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -56,20 +56,13 @@ HELLO = "echo built on $NODE_NAME; sleep 1"
 
 
 @pytest.fixture(scope="module")
-def jenkins(jenkins_tools: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def jenkins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealController]:
     """A controller of its own: it is restarted, and its accounts have few permissions."""
-    try:
-        controller = jenkins_tools.RealController(tmp_path_factory.mktemp("jenkins-home"))
-        controller.start()
-    except jenkins_tools.NoController as error:
-        pytest.skip(f"no real Jenkins here: {error}")
-    try:
+    with real_controller(tmp_path_factory.mktemp("jenkins-home")) as controller:
         yield controller
-    finally:
-        controller.stop()
 
 
-def account(jenkins: Any, name: str, permissions: tuple[str, ...]) -> str:
+def account(jenkins: RealController, name: str, permissions: tuple[str, ...]) -> str:
     token: str = jenkins.script(ACCOUNT % (", ".join(permissions), name, name))
     return token
 
@@ -87,11 +80,11 @@ def drop_into_init(plant: Plant, capsys: pytest.CaptureFixture[str]) -> Path:
 
 @pytest.mark.parametrize("mode", ["init", "script", "off"])
 def test_every_kind_of_job(
-    jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+    jenkins: RealController, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
     jenkins.script(render_removal())
     token = account(jenkins, f"sidecar-{mode}", PERMISSIONS[mode])
-    plant = Plant(jenkins, jenkins_tools, tmp_path, f"m-{mode}", user=f"sidecar-{mode}", token=token)
+    plant = Plant(jenkins, tmp_path, f"m-{mode}", user=f"sidecar-{mode}", token=token)
     plant.prepare(bridge="auto", max_agents=5)
     init_file = drop_into_init(plant, capsys) if mode == "init" else None
     try:
@@ -164,7 +157,7 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
     else:
         for console in consoles.values():
             assert provisioner_lines(console) == []
-        assert jenkins.build(jobs["freestyle"], 1)["description"].startswith(
+        assert jenkins.begun(jobs["freestyle"], 1)["description"].startswith(
             "[provisioner] Template one on provider box"
         )
 
@@ -272,11 +265,11 @@ def _may_do_nothing_else(plant: Plant) -> None:
         assert answer.status in {403, 404}, (path, answer.status)
 
 
-def test_two_owners_beside_each_other(jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path) -> None:
+def test_two_owners_beside_each_other(jenkins: RealController, tmp_path: Path) -> None:
     """Both serve their own label and one that they share; neither touches what is the other's."""
     jenkins.script(render_removal())
-    plants = [Plant(jenkins, jenkins_tools, tmp_path / owner, owner) for owner in ("own-a", "own-b")]
-    shared = Plant(jenkins, jenkins_tools, tmp_path / "shared", "own-shared")
+    plants = [Plant(jenkins, tmp_path / owner, owner) for owner in ("own-a", "own-b")]
+    shared = Plant(jenkins, tmp_path / "shared", "own-shared")
     try:
         for plant in plants:
             plant.prepare(bridge="script", max_agents=3)
@@ -306,10 +299,8 @@ def test_two_owners_beside_each_other(jenkins: Any, jenkins_tools: ModuleType, t
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1500)])])
-def test_one_second_builds_in_a_row_each_have_an_agent(
-    jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path, count: int
-) -> None:
-    plant = Plant(jenkins, jenkins_tools, tmp_path, f"row-{count}")
+def test_one_second_builds_in_a_row_each_have_an_agent(jenkins: RealController, tmp_path: Path, count: int) -> None:
+    plant = Plant(jenkins, tmp_path, f"row-{count}")
     try:
         plant.start(bridge="script", max_agents=4)
         job = plant.freestyle("f", "sleep 1", parameters={"N": "0"})
@@ -324,12 +315,10 @@ def test_one_second_builds_in_a_row_each_have_an_agent(
         plant.end()
 
 
-def test_a_killed_controller_with_builds_queued_and_running(
-    jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path
-) -> None:
+def test_a_killed_controller_with_builds_queued_and_running(jenkins: RealController, tmp_path: Path) -> None:
     """What happens: the Pipeline goes on, on its agent; the freestyle build is lost with the controller, as it is on
     any agent; items that Jenkins had not saved are gone, those that it had are served; nothing of ours is left."""
-    plant = Plant(jenkins, jenkins_tools, tmp_path, "killed")
+    plant = Plant(jenkins, tmp_path, "killed")
     go = tmp_path / "go"
     try:
         plant.start(bridge="script", max_agents=2)
@@ -337,9 +326,13 @@ def test_a_killed_controller_with_builds_queued_and_running(
         pipeline = plant.pipeline("pipeline", f"""node('killed') {{ sh 'echo up; {wait}' }}""")
         freestyle = plant.freestyle("freestyle", f"echo up; {wait}")
         queued = [plant.freestyle(f"queued{n}", HELLO) for n in range(2)]
+
+        def runs(job: str) -> bool:
+            return "+ echo up" in jenkins.console(job)
+
         for job in (pipeline, freestyle):
             jenkins.queue_build(job)
-            plant.sidecar.until(lambda job=job: "+ echo up" in jenkins.console(job), f"{job} runs")
+            plant.sidecar.until(partial(runs, job), f"{job} runs")
         node = next(n for n in plant.ours()["nodes"] if n in jenkins.console(pipeline))
         time.sleep(1)  # Jenkins saves the state of a Pipeline a moment after the step began
         for job in queued:

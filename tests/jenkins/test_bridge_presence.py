@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from bridge_rig import Agents, Rig
+from controller import RealController, freestyle_xml, pipeline_xml
 
+from provisioner.controller.bridge_answers import Installation
 from provisioner.controller.bridge_client import BridgeClient
-from provisioner.controller.bridge_script import read_marker, render_init, render_removal, render_script
+from provisioner.controller.bridge_script import content, read_marker, render_init, render_removal, render_script
 from provisioner.controller.port import (
     BridgeMode,
     BuildFinished,
-    BuildStarted,
     FailOutcome,
     ItemBuildable,
     NodeOffline,
     NodeOnline,
 )
 from provisioner.model.errors import ControllerError
+from tests.jenkins.bridge_rig import Agents, Rig, named, shell_job
+from tests.standin_process import real_controller
 
 ONE_OF_EACH = {"queue": 1, "executor": 1, "computer": 1, "node": 1, "run": 1, "label": 1, "dispatcher": 1}
 
@@ -57,38 +59,89 @@ async def test_it_is_there_once_however_often_it_is_put_in(rig: Rig) -> None:
     first = await rig.client.status()
     assert first is not None
     assert (first.mode, first.listeners, first.events_lost) == (BridgeMode.SCRIPT, ONE_OF_EACH, 0)
-    assert not await rig.client.install()
+    assert not (await rig.client.install()).done
     kept = await rig.client.status()
     assert kept is not None
     assert kept.epoch == first.epoch
-    assert await rig.client.install(replace=True)
+    assert (await rig.client.install(replace=True)).done
     replaced = await rig.client.status()
     assert replaced is not None
     assert replaced.epoch != first.epoch
     assert replaced.listeners == ONE_OF_EACH
 
 
+def of_another_release(**parameters: Any) -> str:
+    """The script as another release of the same version would have it."""
+    script = render_script()
+    constant = script.split("PROVISIONER_BRIDGE_PARAMETERS = '")[1].split("'")[0]
+    told = {**json.loads(base64.b64decode(constant)), "content": "0123456789ab", **parameters}
+    return script.replace(constant, base64.b64encode(json.dumps(told).encode()).decode())
+
+
+async def test_of_one_version_another_release_is_replaced_unless_somebody_works_with_it(rig: Rig) -> None:
+    owner = f"{rig.owner}-b"
+    theirs, rival = (
+        BridgeClient(rig.http, controller="main", user="u", owner=owner, holder=holder) for holder in ("01-b", "02-c")
+    )
+    try:
+        assert read_marker(rig.jenkins.script(of_another_release(replace=True)))["installed"] is True
+        assert (await rig.client.install()).done
+        status = await rig.client.status()
+        assert status is not None
+        assert (status.content, status.listeners) == (content(), ONE_OF_EACH)
+
+        rig.jenkins.script(of_another_release(replace=True))
+        epoch = (await theirs.hello()).epoch
+        assert await rig.client.install() == Installation(done=False, used_by=(owner,))
+        assert await rival.install() == Installation(done=False, used_by=(owner,))
+        status = await rig.client.status()
+        assert status is not None
+        assert (status.content, status.epoch) == ("0123456789ab", epoch)
+        # whoever works under an owner id keeps it over a replacement
+        assert (await theirs.install()).done
+        with pytest.raises(ControllerError, match="another provisioner with the id"):
+            await rival.hello()
+        assert (await theirs.hello()).epoch != epoch
+    finally:
+        await theirs.close()
+        await rival.close()
+
+
+async def test_those_that_put_it_in_at_once_put_in_one(rig: Rig) -> None:
+    assert await rig.client.uninstall()
+    clients = [BridgeClient(rig.http, controller="main", user="u", owner=f"{rig.owner}-{n}") for n in range(3)]
+    try:
+        done = await asyncio.gather(*(client.install() for client in clients))
+        assert sorted(one.done for one in done) == [False, False, True]
+        status = await rig.client.status()
+        assert status is not None
+        assert status.listeners == ONE_OF_EACH
+    finally:
+        for client in clients:
+            await client.close()
+
+
 async def test_an_older_bridge_does_not_replace_a_newer_one(rig: Rig) -> None:
-    newer = render_script(replace=True).replace("VERSION = '1.1.0'", "VERSION = '1.10.0'")
+    newer = render_script(replace=True).replace("VERSION = '1.2.0'", "VERSION = '1.10.0'")
     assert read_marker(rig.jenkins.script(newer))["installed"] is True
     try:
-        assert not await rig.client.install(replace=True)
+        assert not (await rig.client.install(replace=True)).done
         status = await rig.client.status()
         assert status is not None
         assert status.bridge == "1.10.0"
     finally:
         assert await rig.client.uninstall()
-        assert await rig.client.install()
+        assert (await rig.client.install()).done
 
 
-async def test_removing_it_leaves_the_controller_as_it_was(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_removing_it_leaves_the_controller_as_it_was(rig: Rig) -> None:
     order = rig.order(None)
     await rig.launch(order)
     await rig.until(NodeOnline, lambda o: o.name == order.name)
     assert await rig.client.uninstall()
     # a node of ours, still connected but without its guard, must match nothing but its own name
     job = f"unguarded-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.create_job(job, freestyle_xml("true", label="maven"))
     queue_id = rig.jenkins.queue_build(job)
     rig.jenkins.script("jenkins.model.Jenkins.get().queue.maintain()")
     assert [item["id"] for item in rig.jenkins.queue_items()] == [queue_id]
@@ -101,21 +154,19 @@ async def test_removing_it_leaves_the_controller_as_it_was(rig: Rig, jenkins_too
     )
     assert rig.jenkins.script(count) == "0"
     assert not await rig.client.uninstall()
-    assert await rig.client.install()
+    assert (await rig.client.install()).done
 
 
-async def test_a_replacement_keeps_what_the_nodes_are_for(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_replacement_keeps_what_the_nodes_are_for(rig: Rig) -> None:
     mine, other = f"kept-{rig.owner}", f"kept-other-{rig.owner}"
-    rig.jenkins.create_job(mine, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.create_job(other, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(other)
-    await rig.item(other)
+    rig.jenkins.create_job(mine, freestyle_xml("true", label="maven"))
+    await rig.queued(other, freestyle_xml("true", label="maven"))
     rig.jenkins.queue_build(mine)
     order = rig.order(await rig.item(mine), lines=("from before",))
     registration = await rig.client.register(order)
-    assert await rig.client.install(replace=True)
+    assert (await rig.client.install(replace=True)).done
     rig.agents.start(order.name, registration.secret)
-    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    await rig.node_finishes(order.name)
     assert (await rig.build_ends(mine))["builtOn"] == order.name
     assert "[provisioner] from before" in rig.jenkins.console(mine)
     hello = await rig.client.hello()
@@ -124,34 +175,23 @@ async def test_a_replacement_keeps_what_the_nodes_are_for(rig: Rig, jenkins_tool
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-async def test_a_running_build_keeps_its_log_over_a_replacement(
-    rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str
-) -> None:
+async def test_a_running_build_keeps_its_log_over_a_replacement(rig: Rig, tmp_path: Path, kind: str) -> None:
     job, go = f"replaced-{kind}-{rig.owner}", tmp_path / "go"
     shell = f"echo waits; until [ -e '{go}' ]; do sleep 0.2; done"
-    xml = {
-        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven"),
-        "pipeline": jenkins_tools.pipeline_xml(f'node("maven") {{ sh """{shell}""" }}'),
-    }[kind]
-    rig.jenkins.create_job(job, xml)
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
-    await rig.launch(order)
-    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    order = rig.order(await rig.queued(job, shell_job(kind, shell)))
+    await rig.begin(order)
     await rig.console_shows(job, "+ echo waits")
-    assert await rig.client.install(replace=True)
+    assert (await rig.client.install(replace=True)).done
     await rig.client.log(order.name, None, ["told to the later installation"])
     await rig.console_shows(job, "[provisioner] told to the later installation")
     go.touch()
-    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    await rig.node_finishes(order.name)
     assert (await rig.build_ends(job))["result"] == "SUCCESS"
 
 
-async def test_a_bridge_that_forgot_a_node_takes_it_up_again(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_a_bridge_that_forgot_a_node_takes_it_up_again(rig: Rig) -> None:
     job = f"adopted-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
+    order = rig.order(await rig.queued(job, freestyle_xml("true", label="maven")))
     registration = await rig.client.register(order)
     await rig.client.uninstall()
     rig.agents.start(order.name, registration.secret)
@@ -160,26 +200,19 @@ async def test_a_bridge_that_forgot_a_node_takes_it_up_again(rig: Rig, jenkins_t
     assert hello.unknown == {order.name}
     assert [item.key for item in hello.snapshot.items] == [order.request.key]  # type: ignore[union-attr]
     assert await rig.client.adopt(order)
-    await rig.until(BuildFinished, lambda o: o.name == order.name)
+    await rig.node_finishes(order.name)
     missing = rig.order(None)
     assert not await rig.client.adopt(missing)
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
 async def test_a_build_that_ended_while_no_bridge_was_there_is_told_as_finished(
-    rig: Rig, jenkins_tools: ModuleType, tmp_path: Path, kind: str
+    rig: Rig, tmp_path: Path, kind: str
 ) -> None:
     job, go = f"unseen-{kind}-{rig.owner}", tmp_path / "go"
     shell = f"until [ -e '{go}' ]; do sleep 0.2; done"
-    xml = {
-        "freestyle": jenkins_tools.freestyle_xml(shell, label="maven"),
-        "pipeline": jenkins_tools.pipeline_xml(f'node("maven") {{ sh """{shell}""" }}'),
-    }[kind]
-    rig.jenkins.create_job(job, xml)
-    rig.jenkins.queue_build(job)
-    order = rig.order(await rig.item(job))
-    await rig.launch(order)
-    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    order = rig.order(await rig.queued(job, shell_job(kind, shell)))
+    await rig.begin(order)
     await rig.client.uninstall()
     go.touch()
     assert (await rig.build_ends(job))["result"] == "SUCCESS"
@@ -189,17 +222,18 @@ async def test_a_build_that_ended_while_no_bridge_was_there_is_told_as_finished(
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(
-    rig: Rig, jenkins_tools: ModuleType, end: str
-) -> None:
+async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(rig: Rig, end: str) -> None:
     job, waiting = f"resumed-{rig.owner}", f"waiting-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.pipeline_xml("node('maven') { sh 'sleep 8; echo on $NODE_NAME' }"))
-    rig.jenkins.create_job(waiting, jenkins_tools.freestyle_xml("true", label="maven"))
+    rig.jenkins.create_job(job, pipeline_xml("node('maven') { sh 'sleep 8; echo on $NODE_NAME' }"))
+    rig.jenkins.create_job(waiting, freestyle_xml("true", label="maven"))
     rig.jenkins.queue_build(job)
     order = rig.order(await rig.item(job))
-    await rig.launch(order)
-    await rig.until(BuildStarted, lambda o: o.name == order.name)
+    await rig.begin(order)
     await rig.console_shows(job, "sleep 8")
+    saved = rig.jenkins.home / "jobs" / job / "builds" / "1" / "program.dat"
+    async with asyncio.timeout(30):  # Jenkins saves that the step runs only after its output has begun
+        while b"/durable-" not in saved.read_bytes():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     rig.jenkins.queue_build(waiting)
     waits = await rig.item(waiting)
     await rig.close()
@@ -224,7 +258,7 @@ async def test_a_pipeline_comes_back_to_its_own_agent_after_a_restart(
         await again.close()
 
 
-async def test_two_owners_do_not_disturb_each_other(rig: Rig, agents: Agents, jenkins_tools: ModuleType) -> None:
+async def test_two_owners_do_not_disturb_each_other(rig: Rig, agents: Agents) -> None:
     other = Rig(rig.jenkins, agents)
     await other.open()
     try:
@@ -237,7 +271,7 @@ async def test_two_owners_do_not_disturb_each_other(rig: Rig, agents: Agents, je
             assert error.value.code == 409
         assert (await other.client.hello()).snapshot.nodes == ()
         job = f"shared-{rig.owner}"
-        rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
+        rig.jenkins.create_job(job, freestyle_xml("true", label="maven"))
         rig.jenkins.queue_build(job)
         item = await other.item(job)
         assert item == await rig.item(job)
@@ -291,13 +325,9 @@ async def test_a_reader_that_fell_behind_is_told_to_start_again(rig: Rig) -> Non
     assert (await rig.client.events(epoch=hello.epoch, since=hello.seq, wait_s=5)).resync
 
 
-async def test_a_quiet_controller_is_told_by_a_resync_and_keeps_the_items_of_agents(
-    rig: Rig, jenkins_tools: ModuleType
-) -> None:
+async def test_a_quiet_controller_is_told_by_a_resync_and_keeps_the_items_of_agents(rig: Rig) -> None:
     job = f"quiet-{rig.owner}"
-    rig.jenkins.create_job(job, jenkins_tools.freestyle_xml("true", label="maven"))
-    rig.jenkins.queue_build(job)
-    item = await rig.item(job)
+    item = await rig.queued(job, freestyle_xml("true", label="maven"))
     await rig.client.register(rig.order(item))
     hello = await rig.client.hello()
     rig.jenkins.script("jenkins.model.Jenkins.get().doQuietDown(false, 0, null, false)")
@@ -311,14 +341,12 @@ async def test_a_quiet_controller_is_told_by_a_resync_and_keeps_the_items_of_age
         rig.jenkins.script("jenkins.model.Jenkins.get().doCancelQuietDown()")
 
 
-async def test_texts_of_jobs_labels_and_lines_stay_texts(rig: Rig, jenkins_tools: ModuleType) -> None:
+async def test_texts_of_jobs_labels_and_lines_stay_texts(rig: Rig) -> None:
     evil = "a\"b'c\n${System.exit(1)}\\ <b>&amp; ''' $x [1] {} null"
     job = "evil ' {x} ü " + rig.owner
     rig.jenkins.create_job(
         job,
-        jenkins_tools.freestyle_xml(
-            'printf "%s" "$WANTED"', label='"odd ${label} \'x"', parameters={"WANTED": "default"}
-        ),
+        freestyle_xml('printf "%s" "$WANTED"', label='"odd ${label} \'x"', parameters={"WANTED": "default"}),
     )
     rig.jenkins.queue_build(job, {"WANTED": evil})
     item = await rig.item(job)
@@ -375,24 +403,17 @@ async def test_a_bad_op_does_not_stop_the_next(rig: Rig) -> None:
 
 
 @pytest.fixture
-async def init_jenkins(jenkins_tools: ModuleType, tmp_path: Path) -> AsyncIterator[Any]:
+def init_jenkins(tmp_path: Path) -> Iterator[RealController]:
     """A controller of its own, whose administrator dropped the file into `init.groovy.d`."""
-    try:
-        jenkins = jenkins_tools.RealController(tmp_path / "home")
-    except jenkins_tools.NoController as error:
-        pytest.skip(f"no real Jenkins here: {error}")
-    init = jenkins.home / "init.groovy.d"
+    init = tmp_path / "home" / "init.groovy.d"
     init.mkdir(parents=True)
     (init / "provisioner-bridge.groovy").write_text(render_init(user="sidecar", owners=["prod-a"]))
-    try:
-        await asyncio.to_thread(jenkins.start)
+    with real_controller(tmp_path / "home") as jenkins:
         yield jenkins
-    finally:
-        jenkins.stop()
 
 
 async def test_the_init_bridge_serves_one_account_of_least_permissions(
-    init_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path
+    init_jenkins: RealController, tmp_path: Path
 ) -> None:
     sidecar, stranger = init_jenkins.script(LEAST_ACCOUNT).split()
     agents = Agents(init_jenkins, tmp_path / "agents")
@@ -407,16 +428,16 @@ async def test_the_init_bridge_serves_one_account_of_least_permissions(
         await rig.open(install=False)
 
         # the main job, both kinds, and both failures
-        init_jenkins.create_job("free", jenkins_tools.freestyle_xml("true", label="maven"))
-        init_jenkins.create_job("pipe", jenkins_tools.pipeline_xml("node('maven') { sh 'true' }"))
+        init_jenkins.create_job("free", freestyle_xml("true", label="maven"))
+        init_jenkins.create_job("pipe", pipeline_xml("node('maven') { sh 'true' }"))
         for job in ("free", "pipe"):
             init_jenkins.queue_build(job)
             item = await rig.item(job)
             order = rig.order(item, lines=("by the init bridge",))
             await rig.launch(order)
-            await rig.until(BuildFinished, lambda o, name=order.name: o.name == name)
+            await rig.until(BuildFinished, named(order.name))
             await rig.client.remove(order.name)
-            await rig.until(NodeOffline, lambda o, name=order.name: o.name == name)
+            await rig.until(NodeOffline, named(order.name))
             assert (await rig.build_ends(job))["result"] == "SUCCESS"
             assert "[provisioner] by the init bridge" in init_jenkins.console(job)
             init_jenkins.queue_build(job)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from cleanup_plant import JOB, CleanupProcess, Plant
+from controller import RealController
+
+from tests.jenkins.cleanup_plant import JOB, CleanupProcess, Plant
 
 NAMES = ("b1", "b2", "b3")
 
 
 @pytest.mark.timeout(900)  # 50 s on a machine of its own
-def test_two_schedulers_a_killer_a_person_and_a_broken_node(
-    real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path
-) -> None:
+def test_two_schedulers_a_killer_a_person_and_a_broken_node(real_jenkins: RealController, tmp_path: Path) -> None:
     """Builds that need a clean node wait all the while; the cleanup job is one that cannot choose its node."""
-    plant = Plant(real_jenkins, jenkins_tools, tmp_path / "nodes", NAMES, kind="plain")
+    plant = Plant(real_jenkins, tmp_path / "nodes", NAMES, kind="plain")
     both = [CleanupProcess(plant, tmp_path, name, retries=1) for name in ("one", "two")]
     stop = threading.Event()
     edits: list[str] = []
@@ -51,7 +49,7 @@ def test_two_schedulers_a_killer_a_person_and_a_broken_node(
         kept = plant.label_string("b2").split()
         assert [label for label in kept if label.startswith("edit-")] == edits
         plant.save_form("b2", "text.replaceAll(' edit-[0-9]+', '')")
-        builds, cleanings, _ = plant.check()
+        builds, cleanings, *_ = plant.check()
         assert builds == 6
         assert cleanings >= builds
         assert edits

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from cleanup_plant import JOB, CleanupProcess, Plant, cleaning_xml
+from controller import RealController, freestyle_xml
+
+from tests.jenkins.cleanup_plant import JOB, CleanupProcess, Plant, cleaning_xml
 
 NAMES = ("k1", "k2")
 
 
 @pytest.fixture(scope="module")
-def plant(real_jenkins: Any, jenkins_tools: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    made = Plant(real_jenkins, jenkins_tools, tmp_path_factory.mktemp("kinds"), NAMES)
+def plant(real_jenkins: RealController, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    made = Plant(real_jenkins, tmp_path_factory.mktemp("kinds"), NAMES)
     yield made
     made.remove()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipeline", "node-label", "plain"])
-def test_a_cleanup_job_of_any_kind_cleans_the_node_that_it_is_for(
-    plant: Plant, jenkins_tools: ModuleType, tmp_path: Path, kind: str
-) -> None:
+def test_a_cleanup_job_of_any_kind_cleans_the_node_that_it_is_for(plant: Plant, tmp_path: Path, kind: str) -> None:
     """A plain freestyle job cannot choose its node: its item is sent there from within the controller."""
     jenkins = plant.jenkins
     jenkins.delete_job(JOB)
-    jenkins.create_job(JOB, cleaning_xml(jenkins_tools, kind))
+    jenkins.create_job(JOB, cleaning_xml(kind))
     before = {name: len(plant.journal(name)) for name in NAMES}
     ended = CleanupProcess(plant, tmp_path, kind, retries=0).run("--once")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -44,7 +42,7 @@ def test_a_cleanup_job_of_any_kind_cleans_the_node_that_it_is_for(
     plant.check()
 
 
-def _executors(jenkins: Any, name: str, count: int) -> None:
+def _executors(jenkins: RealController, name: str, count: int) -> None:
     jenkins.script(
         f"def j = jenkins.model.Jenkins.get(); def n = j.getNode('{name}'); n.numExecutors = {count}; j.updateNode(n)"
     )
@@ -52,13 +50,11 @@ def _executors(jenkins: Any, name: str, count: int) -> None:
 
 @pytest.mark.slow
 def test_a_cleaning_and_every_other_build_keep_out_of_each_others_way(plant: Plant, tmp_path: Path) -> None:
-    """Two executors, a build that runs already, and more that want in by another label."""
+    """Two executors, a build that runs for long enough to be looked at, and more that want in by another label."""
     jenkins = plant.jenkins
     name = "k1"
     _executors(jenkins, name, 2)
-    jenkins.create_job(
-        "side", plant.tools.freestyle_xml(plant.step("B", 4), label=f"last-{name}", parameters={"N": ""})
-    )
+    jenkins.create_job("side", freestyle_xml(plant.step("B", 12), label=f"last-{name}", parameters={"N": ""}))
     cleanup = CleanupProcess(plant, tmp_path, "sides", skip=[n for n in NAMES if n != name])
     assert cleanup.run("--once").returncode == 0
     try:

@@ -13,17 +13,18 @@ from typing import Any
 import docker
 import pytest
 import yaml
+from controller import RealController, freestyle_xml
 
 Found = dict[tuple[str, str], dict[str, str]]
 
 
 class Doctor:
-    def __init__(self, jenkins: Any, tools: Any, folder: Path) -> None:
+    def __init__(self, jenkins: RealController, folder: Path) -> None:
         self.jenkins = jenkins
         self.folder = folder
         self.token = folder / "token"
         self.token.write_text(jenkins.token)
-        jenkins.create_job("doctor-job", tools.freestyle_xml())
+        jenkins.create_job("doctor-job", freestyle_xml())
         self.settings: dict[str, Any] = {
             "id": f"doc{os.getpid()}",
             "state": str(folder / "state.db"),
@@ -44,8 +45,8 @@ class Doctor:
 
 
 @pytest.fixture
-def doctor(real_jenkins: Any, jenkins_tools: Any, tmp_path: Path) -> Doctor:
-    return Doctor(real_jenkins, jenkins_tools, tmp_path)
+def doctor(real_jenkins: RealController, tmp_path: Path) -> Doctor:
+    return Doctor(real_jenkins, tmp_path)
 
 
 def failed(found: Found) -> set[tuple[str, str]]:
@@ -163,7 +164,7 @@ def test_an_engine_is_tried_from_inside_a_container(doctor: Doctor) -> None:
     assert ("template bare on host", "agent") not in found
     assert "127.0.0.1:9/nobody/nothing:1" in found["template none on host", "template"]["text"]
     assert ("provider lost", "agent_url") in failed(found)
-    labels = {"label": f"jenkins-provisioner.owner={doctor.settings['id']}-doctor"}
+    labels: dict[str, str | list[str] | bool] = {"label": f"jenkins-provisioner.owner={doctor.settings['id']}-doctor"}
     assert engine.containers.list(all=True, filters=labels) == []
     assert engine.volumes.list(filters=labels) == []
     engine.close()

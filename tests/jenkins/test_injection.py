@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plant import provisioner_lines
-from test_main_job import IMAGE, Plant, engine, plant  # noqa: F401  (fixtures)
+from controller import freestyle_xml, pipeline_xml
+
+from tests.jenkins.docker_plant import JAVA, DockerPlant
+from tests.jenkins.plant import provisioner_lines
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -32,26 +34,24 @@ def attempts(canary: Path) -> list[str]:
     ]
 
 
-def job_of(plant: Plant, kind: str) -> str:  # noqa: F811
+def job_of(plant: DockerPlant, kind: str) -> str:
     """A job with a name that is no name, which takes all that it asks for from its parameters.
 
     No `sh` in the Pipeline: that of Jenkins never ends in a workspace with a quote in its path, whatever the agent.
     """
-    name = f"{plant.owner} {kind} '{{x}}' \"ü\" (1) ~`"
-    given = {"AGENT_IMAGE": "", "AGENT_MEMORY": "", "WHERE": plant.label}
+    given = {"AGENT_IMAGE": "", "AGENT_MEMORY": "", "WHERE": plant.owner}
     xml = (
-        plant.tools.freestyle_xml("echo ran", label=plant.label, parameters=given)
+        freestyle_xml("echo ran", label=plant.owner, parameters=given)
         if kind == "freestyle"
-        else plant.tools.pipeline_xml("node(params.WHERE) { echo 'ran' }", parameters=given)
+        else pipeline_xml("node(params.WHERE) { echo 'ran' }", parameters=given)
     )
-    plant.jenkins.create_job(name, xml)
-    return name
+    return plant.add(f"{kind} '{{x}}' \"ü\" (1) ~`", xml)
 
 
 @pytest.mark.parametrize("bridge", ["script", "off"])
-def test_no_text_of_a_job_becomes_code(plant: Plant, bridge: str) -> None:  # noqa: F811
+def test_no_text_of_a_job_becomes_code(plant: DockerPlant, bridge: str) -> None:
     canary = Path(f"/tmp/{plant.owner}")  # short, as long wishes are cut in messages
-    plant.start(bridge=bridge, overrides=OVERRIDES, labels=[plant.label, "image={image}"], retries=0)
+    plant.start(bridge=bridge, overrides=OVERRIDES, labels=[plant.owner, "image={image}"], retries=0)
     evil = attempts(canary)
     for kind in ("freestyle", "pipeline"):
         job = job_of(plant, kind)
@@ -59,20 +59,20 @@ def test_no_text_of_a_job_becomes_code(plant: Plant, bridge: str) -> None:  # no
             plant.jenkins.queue_build(job, {"AGENT_IMAGE": text})
             _refused(plant, job, number, text, bridge=bridge, kind=kind)
         # and one that is allowed, by the same job
-        plant.jenkins.queue_build(job, {"AGENT_IMAGE": IMAGE})
+        plant.jenkins.queue_build(job, {"AGENT_IMAGE": JAVA})
         last = len(evil) + 1 if bridge == "script" or kind == "pipeline" else 1
         assert plant.jenkins.wait_build(job, last)["result"] == "SUCCESS", plant.jenkins.console(job, last)
         plant.nothing_left()  # without the bridge another build may slip in on its agent
     for number, text in enumerate(evil, start=last + 1):
         wish = text.replace("\\", "").replace('"', "").replace("\n", " ").replace("\r", " ")  # a label has neither
-        plant.jenkins.queue_build(job, {"WHERE": f'{plant.label} && "image={wish}"'})
+        plant.jenkins.queue_build(job, {"WHERE": f'{plant.owner} && "image={wish}"'})
         _refused(plant, job, number, wish, bridge=bridge, kind="pipeline")
     plant.nothing_left()
     assert not canary.exists()
     assert plant.sidecar.metric("errors_total", reason="internal_error") == 0
 
 
-def _refused(plant: Plant, job: str, number: int, text: str, *, bridge: str, kind: str) -> None:  # noqa: F811
+def _refused(plant: DockerPlant, job: str, number: int, text: str, *, bridge: str, kind: str) -> None:
     """The build ends by its own fault, and what it asked for stands there as text."""
     if bridge == "off" and kind == "freestyle":
         plant.sidecar.until(lambda: not plant.jenkins.queue_items(), "the item is cancelled")

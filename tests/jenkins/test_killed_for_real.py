@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Container
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from controller import RealController, pipeline_xml
 
 from provisioner.config import examine_bytes
 from provisioner.config.kinds import TransportKind
-from tests.faults.test_kill_for_real import PROVIDERS, config, killed_at
+from tests.faults.killing import PROVIDERS, config, killed_at
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -68,14 +69,14 @@ def test_each_backend_here_can_be_killed_with_the_usual_transport() -> None:
 
 @pytest.mark.parametrize(("backend", "transport", "at"), cases(FEW, AT_ONCE))
 def test_a_freestyle_build_runs_once_and_nothing_is_left(
-    real_jenkins: Any, tmp_path: Path, backend: str, transport: str, at: int
+    real_jenkins: RealController, tmp_path: Path, backend: str, transport: str, at: int
 ) -> None:
     killed_at(real_jenkins, tmp_path, backend, at, template=template(backend, transport))
 
 
 @pytest.mark.parametrize(("backend", "transport", "at"), cases((13, 28), ()))
 def test_a_pipeline_runs_once_and_nothing_is_left(
-    real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path, backend: str, transport: str, at: int
+    real_jenkins: RealController, tmp_path: Path, backend: str, transport: str, at: int
 ) -> None:
-    xml = jenkins_tools.pipeline_xml("node('LABEL') { sh 'sleep 1; echo done' }")
+    xml = pipeline_xml("node('LABEL') { sh 'sleep 1; echo done' }")
     killed_at(real_jenkins, tmp_path, backend, at, template=template(backend, transport), xml=xml)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from controller import RealController
 
 from provisioner.routing.expression import Expression, LabelSyntaxError, parse, read
 
@@ -241,7 +242,7 @@ def random_cases(seed: int, count: int) -> list[Case]:
 
 
 @pytest.mark.jenkins
-def test_random_texts_parse_and_match_as_on_the_controller(real_jenkins: Any) -> None:
+def test_random_texts_parse_and_match_as_on_the_controller(real_jenkins: RealController) -> None:
     cases = random_cases(seed=20240614, count=6000)
     parsed = sum(1 for case in cases if not _refused(case.text))
     assert 1500 < parsed < 4500, "the generator no longer makes both valid and invalid texts"
@@ -249,7 +250,7 @@ def test_random_texts_parse_and_match_as_on_the_controller(real_jenkins: Any) ->
 
 
 @pytest.mark.jenkins
-def test_every_short_text_of_signs_parses_and_matches_as_on_the_controller(real_jenkins: Any) -> None:
+def test_every_short_text_of_signs_parses_and_matches_as_on_the_controller(real_jenkins: RealController) -> None:
     rng = random.Random(1)
     texts = [""]
     layer = [""]
@@ -260,7 +261,7 @@ def test_every_short_text_of_signs_parses_and_matches_as_on_the_controller(real_
 
 
 @pytest.mark.jenkins
-def test_the_label_of_a_job_asks_for_the_same_after_the_controller_printed_it(real_jenkins: Any) -> None:
+def test_the_label_of_a_job_asks_for_the_same_after_the_controller_printed_it(real_jenkins: RealController) -> None:
     """Jenkins takes what it cannot parse as one label; we read what it prints for that."""
     rng = random.Random(7)
     names = {atom: f"rt-{number}" for number, atom in enumerate(PLAIN)}

@@ -12,30 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import leaks
 import pytest
 
 from tests.docker.fake_registry import Registry
-from tests.sidecar_process import SidecarProcess
+from tests.jenkins.docker_plant import WAITS, DockerPlant
+from tests.leaks import OWNER_LABEL
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
-
-IMAGE = "jenkins-provisioner-test/agent:latest"
-OWNER_LABEL = "jenkins-provisioner.owner"
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env(timeout=30)
-        client.ping()
-        client.images.get(IMAGE)
-    except docker.errors.ImageNotFound:
-        pytest.skip(f"the image {IMAGE} is missing; run jenkins-test/images.sh")
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine here: {error}")
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -68,101 +51,29 @@ class Watcher:
         return self.most
 
 
-class Plant:
-    """One controller, one engine, one sidecar."""
-
-    def __init__(self, jenkins: Any, tools: Any, engine: docker.DockerClient, folder: Path, owner: str) -> None:
-        self.jenkins = jenkins
-        self.tools = tools
-        self.engine = engine
-        self.owner = owner
-        self.label = owner
-        self.folder = folder
-        self.sidecar: SidecarProcess
-
-    def start(self, *, bridge: str = "auto", max_agents: int = 4, **template: Any) -> SidecarProcess:
-        config = {
-            "id": self.owner,
-            "controllers": [
-                {
-                    "name": "main",
-                    "url": self.jenkins.url,
-                    "user": self.jenkins.user,
-                    "token": {"env": "JENKINS_TOKEN"},
-                    "bridge": bridge,
-                }
-            ],
-            "providers": [{"name": "box", "backend": "docker", "network": "host", "max_agents": max_agents}],
-            "templates": [
-                {"name": "one", "labels": [self.label], "providers": ["box"], "image": IMAGE, "pull": "missing"}
-                | template
-            ],
-        }
-        self.sidecar = SidecarProcess(self.folder, config, token=self.jenkins.token)
-        self.sidecar.start()
-        return self.sidecar
-
-    def freestyle(self, name: str, shell: str, **more: Any) -> str:
-        job = f"{self.owner}-{name}"
-        self.jenkins.create_job(job, self.tools.freestyle_xml(shell, label=self.label, **more))
-        return job
-
-    def pipeline(self, name: str, body: str) -> str:
-        job = f"{self.owner}-{name}"
-        self.jenkins.create_job(job, self.tools.pipeline_xml(f"node('{self.label}') {{ {body} }}"))
-        return job
-
-    def ours(self) -> dict[str, list[str]]:
-        """Everything with our mark."""
-        mark = {"label": f"{OWNER_LABEL}={self.owner}"}
-        return {
-            "nodes": [n for n in self.jenkins.nodes() if n.startswith("one-")],
-            "containers": [c["Names"][0] for c in self.engine.api.containers(all=True, filters=mark)],
-            "volumes": [v["Name"] for v in self.engine.api.volumes(filters=mark)["Volumes"] or []],
-        }
-
-    def nothing_left(self, *, within_s: float = 90.0) -> None:
-        deadline = time.monotonic() + within_s
-        while any((left := self.ours()).values()):
-            assert time.monotonic() < deadline, f"left behind: {left}\n{self.sidecar.log()}"
-            time.sleep(0.1)
-
-    def node_of(self, job: str, number: int = 1) -> str:
-        console = self.jenkins.console(job, number)
-        found = re.search(r"(?:Building remotely on|Running on) (one-[a-z0-9]+)", console)
-        assert found, console
-        return found[1]
-
-
-@pytest.fixture
-def plant(
-    real_jenkins: Any, jenkins_tools: Any, engine: docker.DockerClient, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Plant]:
-    owner = leaks.new_owner()
-    found = Plant(real_jenkins, jenkins_tools, engine, tmp_path, owner)
-    yield found
-    if hasattr(found, "sidecar"):
-        found.sidecar.stop()
-    for job in [j["name"] for j in real_jenkins.get_json("api/json?tree=jobs[name]")["jobs"]]:
-        if job.startswith(owner):
-            real_jenkins.delete_job(job)
-    for name in found.ours()["containers"]:
-        engine.api.remove_container(name, force=True, v=True)
-
-
-def wait_all(plant: Plant, jobs: list[str], *, within_s: float = 240.0) -> dict[str, dict[str, Any]]:
+def wait_all(plant: DockerPlant, jobs: list[str], *, within_s: float = 240.0) -> dict[str, dict[str, Any]]:
     return {job: plant.jenkins.wait_build(job, within_s=within_s) for job in jobs}
 
 
 @pytest.mark.parametrize("bridge", ["auto", "off"])
-def test_twenty_builds_at_once_each_on_its_own_node_within_the_cap(plant: Plant, bridge: str) -> None:
+def test_twenty_builds_at_once_each_on_its_own_node_within_the_cap(plant: DockerPlant, bridge: str) -> None:
     plant.start(bridge=bridge, max_agents=4)
-    jobs = [plant.freestyle(f"f{n}", "echo hello; sleep 1") for n in range(10)]
-    jobs += [plant.pipeline(f"p{n}", "sh 'echo hello; sleep 1'") for n in range(10)]
+    # without the bridge a build that ends between two polls leaves its node to any other
+    shell = "echo hello; " + (WAITS if bridge == "off" else "sleep 1")
+    jobs = [plant.freestyle(f"f{n}", shell) for n in range(10)]
+    jobs += [plant.node_step(f"p{n}", f"sh '{shell}'") for n in range(10)]
     watcher = Watcher(plant.engine, plant.owner)
+
+    def over() -> bool:
+        if bridge == "off":
+            plant.let_go_of_barred()
+        builds = [plant.jenkins.build(job, 1) for job in jobs]
+        return all(b is not None and not b["building"] for b in builds)
+
     try:
         for job in jobs:
             plant.jenkins.queue_build(job)
+        plant.sidecar.until(over, "all have ended", within_s=300)
         builds = wait_all(plant, jobs)
         plant.nothing_left()
     finally:
@@ -179,15 +90,13 @@ def test_twenty_builds_at_once_each_on_its_own_node_within_the_cap(plant: Plant,
             assert "[provisioner] Instance started" in console
 
 
-def test_a_missing_image_ends_both_kinds_of_build_with_the_reason(plant: Plant, registry: str) -> None:
+def test_a_missing_image_ends_both_kinds_of_build_with_the_reason(plant: DockerPlant, registry: str) -> None:
     plant.start(image=f"{registry}/no/such:image")
     freestyle = plant.freestyle("f", "true", parameters={"COLOUR": "red"})
-    pipeline = plant.pipeline("p", "sh 'true'")
-    began = time.monotonic()
+    pipeline = plant.node_step("p", "sh 'true'")
     queue_id = plant.jenkins.queue_build(freestyle, {"COLOUR": "blue"})
     plant.jenkins.queue_build(pipeline)
-    builds = wait_all(plant, [freestyle, pipeline], within_s=20)
-    took_s = time.monotonic() - began
+    builds = wait_all(plant, [freestyle, pipeline])
     assert builds[freestyle]["result"] == "NOT_BUILT"
     assert builds[pipeline]["result"] == "FAILURE"
     assert builds[freestyle]["queueId"] == queue_id
@@ -195,54 +104,55 @@ def test_a_missing_image_ends_both_kinds_of_build_with_the_reason(plant: Plant, 
     assert [(p["name"], p["value"]) for p in parameters[0]] == [("COLOUR", "blue")]
     for job in (freestyle, pipeline):
         assert "(image_not_found)" in plant.jenkins.console(job), plant.jenkins.console(job)
-    assert took_s < 10
     plant.nothing_left()
     assert plant.sidecar.metric("launches_total", result="failed", reason="image_not_found") == 2
     assert plant.jenkins.queue_items() == []
 
 
-def test_an_item_cancelled_before_the_launch_leaves_nothing(plant: Plant) -> None:
+def test_an_item_cancelled_before_the_launch_leaves_nothing(plant: DockerPlant) -> None:
     plant.start(max_agents=1)
-    busy = plant.freestyle("busy", "sleep 4")
+    busy = plant.freestyle("busy", WAITS)
     waiting = plant.freestyle("waiting", "true")
     plant.jenkins.queue_build(busy)
-    plant.sidecar.until(lambda: plant.jenkins.build(busy, 1), "the first build runs")
+    plant.sidecar.until(lambda: plant.sidecar.metric("agents", state="running") == 1, "the first build runs")
     item = plant.jenkins.queue_build(waiting)
     plant.sidecar.until(lambda: plant.sidecar.metric("requests", state="waiting") == 1, "the second one waits")
     assert plant.jenkins.cancel(item) == 204
+    plant.let_go(plant.node_of(busy))
     wait_all(plant, [busy])
     plant.nothing_left()
     assert plant.jenkins.build(waiting, 1) is None
 
 
-def test_an_item_cancelled_during_the_launch_leaves_nothing(plant: Plant) -> None:
+def test_an_item_cancelled_during_the_launch_leaves_nothing(plant: DockerPlant) -> None:
     plant.start()
     job = plant.freestyle("f", "true")
     item = plant.jenkins.queue_build(job)
-    plant.sidecar.until(lambda: plant.ours()["nodes"], "the node is there", within_s=10)
+    plant.sidecar.until(lambda: plant.ours()["nodes"], "the node is there")
     plant.jenkins.cancel(item)
     plant.sidecar.until(lambda: plant.sidecar.metric("agents") == 0, "the agent is gone")
     plant.nothing_left()
 
 
 @pytest.mark.parametrize("kind", ["freestyle", "pipeline"])
-def test_a_build_stopped_by_a_person_leaves_nothing(plant: Plant, kind: str) -> None:
+def test_a_build_stopped_by_a_person_leaves_nothing(plant: DockerPlant, kind: str) -> None:
     plant.start()
-    job = plant.freestyle("f", "sleep 300") if kind == "freestyle" else plant.pipeline("p", "sh 'sleep 300'")
-    plant.jenkins.queue_build(job)
-    plant.sidecar.until(lambda: plant.sidecar.metric("agents", state="running") == 1, "the build runs")
-    number = plant.jenkins.build(job)["number"]
-    plant.jenkins.request("POST", f"job/{job}/{number}/stop")
+    if kind == "freestyle":
+        plant.stop_in_shell(job := plant.queued(plant.freestyle("f", "sleep 300")))
+    else:
+        job = plant.queued(plant.node_step("p", "sh 'sleep 300'"))
+        plant.says(job, "\n+ sleep 300\n")  # Jenkins may lose a stop that comes while the step starts
+        plant.jenkins.request("POST", f"job/{job}/1/stop")
     assert plant.jenkins.wait_build(job)["result"] == "ABORTED"
     plant.nothing_left()
 
 
-def test_killed_at_random_moments_while_twelve_builds_run_all_end_well(plant: Plant) -> None:
+def test_killed_at_random_moments_while_twelve_builds_run_all_end_well(plant: DockerPlant) -> None:
     seed = random.randrange(10**6)
     dice = random.Random(seed)
     plant.start(max_agents=4)
     jobs = [plant.freestyle(f"f{n}", "sleep 2; echo done") for n in range(6)]
-    jobs += [plant.pipeline(f"p{n}", "sh 'sleep 2; echo done'") for n in range(6)]
+    jobs += [plant.node_step(f"p{n}", "sh 'sleep 2; echo done'") for n in range(6)]
     for job in jobs:
         plant.jenkins.queue_build(job)
     kills = 0
@@ -259,14 +169,14 @@ def test_killed_at_random_moments_while_twelve_builds_run_all_end_well(plant: Pl
     builds = wait_all(plant, jobs)
     results = {job: b["result"] for job, b in builds.items()}
     assert results == dict.fromkeys(jobs, "SUCCESS"), f"seed {seed}, {kills} kills: {results}"
-    plant.nothing_left(within_s=60)
+    plant.nothing_left()
     nodes = Counter(plant.node_of(job) for job in jobs)
     assert max(nodes.values()) == 1, f"seed {seed}: {nodes}"
-    assert all(plant.jenkins.build(job)["number"] == 1 for job in jobs)
+    assert all(plant.jenkins.begun(job)["number"] == 1 for job in jobs)
     assert kills >= 3
 
 
-def test_a_hundred_short_builds_take_a_hundred_agents(plant: Plant) -> None:
+def test_a_hundred_short_builds_take_a_hundred_agents(plant: DockerPlant) -> None:
     plant.start(max_agents=8)
     job = plant.freestyle("f", "sleep 1", parameters={"N": "0"})
     plant.jenkins.script(
@@ -280,7 +190,7 @@ def test_a_hundred_short_builds_take_a_hundred_agents(plant: Plant) -> None:
     plant.nothing_left()
 
 
-def test_a_clean_end_leaves_busy_agents_to_their_builds(plant: Plant) -> None:
+def test_a_clean_end_leaves_busy_agents_to_their_builds(plant: DockerPlant) -> None:
     plant.start()
     job = plant.freestyle("f", "sleep 8; echo survived")
     plant.jenkins.queue_build(job)
@@ -292,9 +202,9 @@ def test_a_clean_end_leaves_busy_agents_to_their_builds(plant: Plant) -> None:
     plant.nothing_left()
 
 
-def test_a_restart_of_the_controller_keeps_the_running_pipeline_and_the_queue(plant: Plant) -> None:
+def test_a_restart_of_the_controller_keeps_the_running_pipeline_and_the_queue(plant: DockerPlant) -> None:
     plant.start(max_agents=1)
-    running = plant.pipeline(
+    running = plant.node_step(
         "p", "sh 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo tick; sleep 1; done; echo survived'"
     )
     queued = [plant.freestyle(f"f{n}", "echo hello") for n in range(2)]
@@ -312,7 +222,7 @@ def test_a_restart_of_the_controller_keeps_the_running_pipeline_and_the_queue(pl
     plant.nothing_left()
 
 
-def test_an_unreachable_engine_is_told_and_recovers_without_a_restart(plant: Plant, tmp_path: Path) -> None:
+def test_an_unreachable_engine_is_told_and_recovers_without_a_restart(plant: DockerPlant, tmp_path: Path) -> None:
     socket_file = tmp_path / "engine.sock"
     config: Callable[[], dict[str, Any]] = lambda: plant.sidecar.config  # noqa: E731
     plant.start()
@@ -323,8 +233,7 @@ def test_an_unreachable_engine_is_told_and_recovers_without_a_restart(plant: Pla
     job = plant.freestyle("f", "echo hello")
     plant.jenkins.queue_build(job)
     plant.sidecar.until(lambda: plant.sidecar.metric("requests", state="waiting") == 1, "the request waits")
-    problem = plant.sidecar.ready()["providers"]["box"]
-    assert "engine.sock" in problem
+    plant.sidecar.until(lambda: "engine.sock" in plant.sidecar.ready()["providers"]["box"], "the problem is told")
     socket_file.symlink_to("/var/run/docker.sock")
-    assert plant.jenkins.wait_build(job, within_s=60)["result"] == "SUCCESS"
+    assert plant.jenkins.wait_build(job)["result"] == "SUCCESS"
     plant.nothing_left()

@@ -8,8 +8,9 @@ from typing import Any
 
 import docker
 import pytest
-from bridge_rig import Agents
-from test_main_job import IMAGE, Plant, engine, plant  # noqa: F401  (fixtures)
+
+from tests.jenkins.bridge_rig import Agents
+from tests.jenkins.docker_plant import JAVA, DockerPlant
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -31,13 +32,13 @@ println 'CLOUD IS IN'
 
 
 @pytest.fixture
-def cloud(plant: Plant, engine: docker.DockerClient) -> Iterator[Callable[[], str]]:  # noqa: F811
+def cloud(plant: DockerPlant, engine: docker.DockerClient) -> Iterator[Callable[[], str]]:
     """Puts docker-plugin's cloud in, for the plant's label; its name."""
     before = {c["Id"] for c in engine.api.containers(all=True)}
     name = f"cloud-{plant.owner}"
 
     def add() -> str:
-        said = plant.jenkins.script(CLOUD % {"image": IMAGE, "label": plant.label, "name": name})
+        said = plant.jenkins.script(CLOUD % {"image": JAVA, "label": plant.owner, "name": name})
         assert "CLOUD IS IN" in said, said
         return name
 
@@ -54,7 +55,7 @@ def cloud(plant: Plant, engine: docker.DockerClient) -> Iterator[Callable[[], st
 
 
 @pytest.fixture
-def static(plant: Plant, agents: Agents) -> Iterator[Callable[..., str]]:  # noqa: F811
+def static(plant: DockerPlant, agents: Agents) -> Iterator[Callable[..., str]]:
     """Adds a static node with the plant's label, online or not; its name."""
     names: list[str] = []
 
@@ -63,7 +64,7 @@ def static(plant: Plant, agents: Agents) -> Iterator[Callable[..., str]]:  # noq
         said = plant.jenkins.script(
             "import hudson.slaves.*\n"
             f"def node = new DumbSlave('{name}', '{agents.home(name)}', new JNLPLauncher(true))\n"
-            f"node.labelString = '{plant.label}'\n"
+            f"node.labelString = '{plant.owner}'\n"
             "node.mode = hudson.model.Node.Mode.EXCLUSIVE\n"
             "node.launcher.webSocket = true\n"
             "def j = jenkins.model.Jenkins.get()\n"
@@ -84,14 +85,14 @@ def static(plant: Plant, agents: Agents) -> Iterator[Callable[..., str]]:  # noq
         plant.jenkins.request("POST", f"computer/{name}/doDelete")
 
 
-def built_on(plant: Plant, job: str, number: int = 1) -> str:  # noqa: F811
+def built_on(plant: DockerPlant, job: str, number: int = 1) -> str:
     build: dict[str, Any] = plant.jenkins.wait_build(job, number, within_s=240)
     assert build["result"] == "SUCCESS", plant.jenkins.console(job, number)
     return str(build["builtOn"])
 
 
 def test_with_a_head_start_the_static_node_takes_the_build_and_none_of_ours_is_made(
-    plant: Plant,  # noqa: F811
+    plant: DockerPlant,
     static: Callable[..., str],
 ) -> None:
     plant.start(head_start="30s")
@@ -114,7 +115,7 @@ def test_with_a_head_start_the_static_node_takes_the_build_and_none_of_ours_is_m
 
 
 def test_with_a_head_start_a_cloud_takes_the_build_and_without_one_whoever_is_first(
-    plant: Plant,  # noqa: F811
+    plant: DockerPlant,
     cloud: Callable[[], str],
 ) -> None:
     name = cloud()
@@ -135,7 +136,7 @@ def test_with_a_head_start_a_cloud_takes_the_build_and_without_one_whoever_is_fi
 
 
 def test_a_build_that_an_offline_node_could_serve_is_never_ended_by_us(
-    plant: Plant,  # noqa: F811
+    plant: DockerPlant,
     static: Callable[..., str],
 ) -> None:
     """Its launches fail; Jenkins has a node for it that may come back."""

@@ -7,11 +7,10 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from bridge_rig import Agents
+from controller import RealController, freestyle_xml, pipeline_xml
 
 from provisioner.controller.bridge_script import render_removal
 from provisioner.controller.connection import Connection
@@ -21,6 +20,8 @@ from provisioner.controller.rest import Rest
 from provisioner.controller.rest_views import BAR_REASON
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem
+from tests.jenkins.bridge_rig import Agents
+from tests.jenkins.owned_jobs import OwnedJobs
 
 POLL_S = 0.3
 
@@ -60,12 +61,11 @@ class Clock:
 class Rig:
     """One connection in REST mode, for one owner; everything that it makes has the owner in its name."""
 
-    def __init__(self, jenkins: Any, tools: ModuleType, agents: Agents) -> None:
+    def __init__(self, jenkins: RealController, agents: Agents) -> None:
         self.jenkins = jenkins
-        self.tools = tools
         self.agents = agents
         self.owner = f"rest-{secrets.token_hex(3)}"
-        self.jobs: list[str] = []
+        self.owned = OwnedJobs(jenkins, self.owner)
         self.clock = Clock()
         self.connection = self.connect(jenkins.user, jenkins.token)
 
@@ -76,16 +76,13 @@ class Rig:
         )
 
     def freestyle(self, label: str | None, shell: str = "true") -> str:
-        return self._job(self.tools.freestyle_xml(shell, label=label, parameters={"WANTED": "w", "OTHER": "o"}))
+        return self._job(freestyle_xml(shell, label=label, parameters={"WANTED": "w", "OTHER": "o"}))
 
     def pipeline(self, script: str) -> str:
-        return self._job(self.tools.pipeline_xml(script, parameters={"WANTED": "w", "OTHER": "o"}))
+        return self._job(pipeline_xml(script, parameters={"WANTED": "w", "OTHER": "o"}))
 
     def _job(self, xml: str) -> str:
-        name = f"{self.owner}-{len(self.jobs)}"
-        self.jobs.append(name)
-        self.jenkins.create_job(name, xml)
-        return name
+        return self.owned.add(str(len(self.owned.jobs)), xml)
 
     def queue(self, job: str) -> None:
         self.jenkins.queue_build(job, {"WANTED": "yes", "OTHER": "no"})
@@ -115,32 +112,25 @@ class Rig:
         )  # fmt: skip
 
     def description(self, job: str, number: int = 1) -> str:
-        return self.jenkins.build(job, number)["description"] or ""
+        return self.jenkins.begun(job, number)["description"] or ""
 
     async def end(self) -> None:
         await self.connection.close()
         await asyncio.to_thread(self._clean)
 
     def _clean(self) -> None:
-        for job in self.jobs:
-            for item in self.jenkins.queue_items():
-                if f"/{job}/" in str(item["task"].get("url", "")):
-                    self.jenkins.cancel(item["id"])
-            build = self.jenkins.build(job)
-            if build and build["building"]:
-                self.jenkins.request("POST", f"job/{job}/{build['number']}/kill")
-            self.jenkins.delete_job(job)
-        every = self.jenkins.get_json("computer/api/json?tree=computer[displayName,description]")["computer"]
-        for node in every:
-            if f"owner={self.owner} " in (node.get("description") or ""):
-                self.jenkins.request("POST", f"computer/{node['displayName']}/doDelete")
+        self.owned.end_jobs()
+        for name in self.owned.nodes():
+            self.jenkins.request("POST", f"computer/{name}/doDelete")
 
 
 @pytest.fixture
-async def rig(real_jenkins: Any, jenkins_tools: ModuleType, tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(real_jenkins: RealController, tmp_path: Path) -> AsyncIterator[Rig]:
     await asyncio.to_thread(real_jenkins.script, render_removal())  # another test may have left the bridge
+    for name in real_jenkins.nodes():  # or a node, if it failed
+        real_jenkins.request("POST", f"computer/{name}/doDelete")
     agents = Agents(real_jenkins, tmp_path / "agents")
-    made = Rig(real_jenkins, jenkins_tools, agents)
+    made = Rig(real_jenkins, agents)
     try:
         yield made
     finally:
@@ -218,7 +208,7 @@ async def test_a_label_is_found_where_why_names_the_only_node(rig: Rig) -> None:
 
 async def test_cells_of_a_matrix_have_their_labels(rig: Rig) -> None:
     job = f"{rig.owner}-matrix"
-    rig.jobs.append(job)
+    rig.owned.jobs.append(job)
     rig.jenkins.script(f"""import hudson.matrix.*
         def job = jenkins.model.Jenkins.get().createProject(MatrixProject, '{job}')
         job.axes = new AxisList(new LabelAxis('label', ['cell-1', 'cell-2']))
@@ -433,16 +423,18 @@ async def test_the_watch_survives_a_restart_and_items_keep_their_keys(rig: Rig) 
             before = await _both(watching)
             assert before.info.mode is BridgeMode.SCRIPT
             restart = asyncio.create_task(asyncio.to_thread(rig.jenkins.restart))
-            lost = False
+            lost, after = False, before
             async for seen in watching:
                 lost = lost or isinstance(seen, Unreachable)
                 if isinstance(seen, Snapshot) and seen.info.session != before.info.session and len(seen.items) >= 2:
+                    after = seen
                     break
             await restart
         assert lost
-        assert seen.info.mode is BridgeMode.SCRIPT
-        assert {i.key for i in seen.items} == {i.key for i in before.items}
-        assert {i.label for i in seen.items} == {"rest-f", "rest-p"}
+        assert after is not before
+        assert after.info.mode is BridgeMode.SCRIPT
+        assert {i.key for i in after.items} == {i.key for i in before.items}
+        assert {i.label for i in after.items} == {"rest-f", "rest-p"}
     finally:
         await connection.close()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plant import Plant, all_succeeded, provisioner_lines
+from controller import RealController
+
+from tests.jenkins.plant import Plant, all_succeeded, provisioner_lines
 
 
 class SshPlant(Plant):
@@ -27,8 +28,8 @@ class SshPlant(Plant):
 
 
 @pytest.fixture
-def plant(real_jenkins: Any, jenkins_tools: Any, tmp_path: Path) -> Iterator[SshPlant]:
-    made = SshPlant(real_jenkins, jenkins_tools, tmp_path, f"ssh{random.randrange(16**6):06x}")
+def plant(real_jenkins: RealController, tmp_path: Path) -> Iterator[SshPlant]:
+    made = SshPlant(real_jenkins, tmp_path, f"ssh{random.randrange(16**6):06x}")
     yield made
     made.end()
 
@@ -51,16 +52,7 @@ def test_builds_run_on_agents_that_the_controller_dials(plant: SshPlant, bridge:
 @pytest.mark.parametrize("bridge", ["script", "off"])
 def test_a_build_that_a_person_stops_ends_with_its_dialled_agent(plant: SshPlant, bridge: str) -> None:
     plant.start(bridge=bridge)
-    freestyle = plant.freestyle("f", "echo built on $NODE_NAME; sleep 600")
-    plant.jenkins.queue_build(freestyle)
-    deadline = time.monotonic() + 120
-    while "built on one-" not in (console := _console(plant, freestyle)):
-        assert time.monotonic() < deadline, f"{console}\n{plant.sidecar.log()}"
-        time.sleep(0.3)
-    plant.jenkins.request("POST", f"job/{freestyle}/1/stop")
+    freestyle = plant.queued(plant.freestyle("f", "sleep 600"))
+    plant.stop_in_shell(freestyle)
     assert plant.jenkins.wait_build(freestyle)["result"] == "ABORTED"
     plant.nothing_left()
-
-
-def _console(plant: SshPlant, job: str) -> str:
-    return str(plant.jenkins.console(job)) if plant.jenkins.build(job) else ""

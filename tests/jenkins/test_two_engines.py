@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
-import leaks
 import pytest
-from test_main_job import engine  # noqa: F401  (a fixture)
-from two_engines import IMAGE, Door, TwoEngines
+from controller import RealController
 
+from tests import leaks
+from tests.jenkins.docker_plant import WAITS
+from tests.jenkins.two_engines import IMAGE, Door, TwoEngines
 from tests.second_engine import SecondEngine, why_not
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 #: Long enough for an agent on a busy machine, short enough for those that never come.
 CONNECT = "25s"
+#: How an agent ends that finds the door shut: over WebSocket it does not wait until it opens.
+SHUT = "(agent_exited)"
 
 
 @pytest.fixture(scope="module")
-def second(engine: docker.DockerClient) -> Iterator[SecondEngine]:  # noqa: F811
+def second(engine: docker.DockerClient) -> Iterator[SecondEngine]:
     if reason := why_not():
         pytest.skip(reason)
     if not engine.api.images(IMAGE):
@@ -38,19 +40,18 @@ def second(engine: docker.DockerClient) -> Iterator[SecondEngine]:  # noqa: F811
 
 @pytest.fixture
 def both(
-    real_jenkins: Any,
-    jenkins_tools: Any,
-    engine: docker.DockerClient,  # noqa: F811
+    real_jenkins: RealController,
+    engine: docker.DockerClient,
     second: SecondEngine,
     tmp_path: Path,
 ) -> Iterator[TwoEngines]:
-    made = TwoEngines(real_jenkins, jenkins_tools, engine, second, tmp_path, leaks.new_owner())
+    made = TwoEngines(real_jenkins, engine, second, tmp_path, leaks.new_owner())
     yield made
     made.end()
 
 
 @pytest.fixture
-def door(real_jenkins: Any) -> Iterator[Door]:
+def door(real_jenkins: RealController) -> Iterator[Door]:
     made = Door(int(real_jenkins.url.rsplit(":", 1)[1].strip("/")))
     yield made
     made.shut()
@@ -58,7 +59,7 @@ def door(real_jenkins: Any) -> Iterator[Door]:
 
 def test_what_one_engine_has_no_room_for_goes_to_the_other_and_the_rest_waits_and_is_told(both: TwoEngines) -> None:
     both.start(here={"max_agents": 1}, there={"max_agents": 1})
-    jobs = [both.pipeline(f"p{n}", "sh 'sleep 25'") for n in range(3)]
+    jobs = [both.node_step(f"p{n}", f"sh '{WAITS}'") for n in range(3)]
     with both.watched() as most:
         for job in jobs:
             both.jenkins.queue_build(job)
@@ -67,10 +68,11 @@ def test_what_one_engine_has_no_room_for_goes_to_the_other_and_the_rest_waits_an
             "both are full",
         )
         (waiting,) = [r for r in both.api("requests")["requests"] if r["state"] == "waiting"]
-        late, waits = waiting["job"], "It has waited for 1"
-        both.sidecar.until(lambda: waits in both.jenkins.console(late), "the wait is told", within_s=40)
+        late, waits = waiting["job"], "It has waited for "
+        both.sidecar.until(lambda: waits in both.jenkins.console(late), "the wait is told")
         (line,) = [said for said in both.jenkins.console(late).splitlines() if waits in said]
         explained = both.api(f"explain?item={waiting['queue_id']}")
+        both.sidecar.until(both.let_go, "all have ended", within_s=120)
         builds = [both.jenkins.wait_build(job, within_s=120) for job in jobs]
     assert line.endswith(f": {'; '.join(explained['reasons'])}. Next: {explained['next_step']}")
     assert explained["reasons"] == ["provider here is full (1 of 1 agents)", "provider there is full (1 of 1 agents)"]
@@ -78,6 +80,50 @@ def test_what_one_engine_has_no_room_for_goes_to_the_other_and_the_rest_waits_an
     assert [build["result"] for build in builds] == ["SUCCESS"] * 3
     assert sorted(both.provider_of(job) for job in jobs if job != late) == ["here", "there"]
     assert most == {"here": 1, "there": 1}
+    both.nothing_left()
+
+
+@pytest.fixture
+def tiny(engine: docker.DockerClient, real_jenkins: RealController) -> Iterator[tuple[str, str]]:
+    """A network of the first engine with room for one container, and the controller's address in it."""
+    name, host = leaks.new_owner(), "198.19.254.1"
+    pool = docker.types.IPAMPool(subnet="198.19.254.0/30", gateway=host)
+    made = engine.api.create_network(name, ipam=docker.types.IPAMConfig(pool_configs=[pool]))["Id"]
+    door = Door(int(real_jenkins.url.rsplit(":", 1)[1].strip("/")), host=host)
+    door.open()
+    yield name, door.url
+    door.shut()
+    engine.api.remove_network(made)
+
+
+def test_an_engine_without_a_free_address_is_full_whatever_its_configuration_says(
+    tiny: tuple[str, str], both: TwoEngines
+) -> None:
+    """Four agents may be there, and one finds an address: the overflow goes to the other, and the rest waits."""
+    network, agent_url = tiny
+    both.start(here={"network": network, "agent_url": agent_url}, there={"max_agents": 1}, retries=0)
+    jobs = [both.node_step(f"p{n}", f"sh '{WAITS}'") for n in range(3)]
+    for job in jobs:
+        both.jenkins.queue_build(job)
+    both.sidecar.until(
+        lambda: (
+            both.sidecar.metric("agents", state="running") == 2
+            and both.sidecar.metric("requests", state="waiting") == 1
+        ),
+        "both are full",
+    )
+    (waiting,) = [r for r in both.api("requests")["requests"] if r["state"] == "waiting"]
+    assert sorted(waiting["waits_for"]) == [  # the one at which its launch failed would be asked last
+        "provider here is full (1 of 1 agents): no address is free in its network",
+        "provider there is full (1 of 1 agents)",
+    ]
+    assert both.paused("here") == []
+    both.sidecar.until(both.let_go, "all have ended", within_s=120)
+    for job in jobs:
+        assert both.jenkins.wait_build(job, within_s=180)["result"] == "SUCCESS"
+    refused = [event for event in both.logged("launch.failed") if event["reason"] == "no_address"]
+    assert 1 <= len(refused) <= 5, "it is not tried again and again"
+    assert "no_address" in "".join(both.jenkins.console(job) for job in jobs)
     both.nothing_left()
 
 
@@ -92,7 +138,8 @@ def test_a_template_that_fails_at_one_engine_cools_down_there_over_a_restart_and
         both.jenkins.queue_build(job)
         assert both.jenkins.wait_build(job, within_s=180)["result"] == "SUCCESS"
         console = both.jenkins.console(job)
-        assert "(connect_timeout)" in console
+        assert SHUT in console
+        assert "java.net.ConnectException: Connection refused" in console, "its last lines say why"
         assert "Trying again with a new agent" in console
         assert both.provider_of(job) == "there", "a launch that failed is tried at another engine"
     opened = time.monotonic()
@@ -102,7 +149,7 @@ def test_a_template_that_fails_at_one_engine_cools_down_there_over_a_restart_and
     straight = both.freestyle("straight")
     both.jenkins.queue_build(straight)
     assert both.jenkins.wait_build(straight)["result"] == "SUCCESS"
-    assert "(connect_timeout)" not in both.jenkins.console(straight), "while it cools down nothing is tried there"
+    assert SHUT not in both.jenkins.console(straight), "while it cools down nothing is tried there"
     explained = both.api(f"explain?label={both.owner}")
     assert explained["provider"] == "there"
     assert "cooling down until" in explained["providers"][0]["reason"]
@@ -118,7 +165,7 @@ def test_a_template_that_fails_at_one_engine_cools_down_there_over_a_restart_and
         both.jenkins.queue_build(job)
     for job in three:
         assert both.jenkins.wait_build(job, within_s=180)["result"] == "SUCCESS"
-    probed = [job for job in three if "(connect_timeout)" in both.jenkins.console(job)]
+    probed = [job for job in three if SHUT in both.jenkins.console(job)]
     assert len(probed) == 1, "one launch at a time tries it"
     assert [event["for_s"] for event in both.logged("breaker.opened")] == [120.0, 240.0]
     # an operator says that it works again, and it does
@@ -172,7 +219,7 @@ def test_an_engine_that_stops_and_comes_back_costs_no_build(both: TwoEngines) ->
     both.second.stop()
     try:
         both.sidecar.until(lambda: not seen_up(both, "there"), "its absence is seen")
-        second = both.pipeline("second", "sh 'true'")
+        second = both.node_step("second", "sh 'true'")
         both.jenkins.queue_build(second)
         both.sidecar.until(lambda: "provider there is unreachable" in both.jenkins.console(second),
                            "the wait is told", within_s=40)  # fmt: skip

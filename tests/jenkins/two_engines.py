@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,27 +15,30 @@ from typing import Any
 
 import docker
 import requests
+from controller import RealController
 
+from tests.jenkins.owned_jobs import OwnedJobs
+from tests.leaks import OWNER_LABEL
 from tests.second_engine import SecondEngine
 from tests.sidecar_process import SidecarProcess, free_port
 
 #: A static busybox: the runtime comes from the provisioner, into either engine.
 IMAGE = "jenkins-provisioner-test/busybox:latest"
-OWNER_LABEL = "jenkins-provisioner.owner"
 
 
 class Door(threading.Thread):
     """A port that leads to the controller while it is open, and refuses everyone while it is shut."""
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int, host: str = "127.0.0.1") -> None:
         super().__init__(daemon=True)
         self.port = free_port()
+        self._host = host
         self._to = to_port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://{self._host}:{self.port}/"
 
     def open(self) -> None:
         program = (
@@ -49,12 +53,12 @@ class Door(threading.Thread):
             "    back = await asyncio.open_connection('127.0.0.1', int(sys.argv[2]))\n"
             "    await asyncio.gather(pump(r, back[1]), pump(back[0], w))\n"
             "async def main():\n"
-            "    async with await asyncio.start_server(serve, '127.0.0.1', int(sys.argv[1])) as s:\n"
+            "    async with await asyncio.start_server(serve, sys.argv[3], int(sys.argv[1])) as s:\n"
             "        await s.serve_forever()\n"
             "asyncio.run(main())\n"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program, str(self.port), str(self._to)],
+            [sys.executable, "-c", program, str(self.port), str(self._to), self._host],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -67,19 +71,16 @@ class Door(threading.Thread):
             process.wait(timeout=10)
 
 
-class TwoEngines:
+class TwoEngines(OwnedJobs):
     """One sidecar with the providers `here` and `there`, and what is seen of both by other eyes."""
 
     def __init__(
-        self, jenkins: Any, tools: Any, engine: docker.DockerClient, second: SecondEngine, folder: Path, owner: str
+        self, jenkins: RealController, engine: docker.DockerClient, second: SecondEngine, folder: Path, owner: str
     ) -> None:
-        self.jenkins = jenkins
-        self.tools = tools
+        super().__init__(jenkins, owner)
         self.clients = {"here": engine.api, "there": second.client()}
         self.second = second
         self.folder = folder
-        self.owner = owner
-        self.jobs: list[str] = []
         self.sidecar: SidecarProcess
 
     def start(
@@ -115,18 +116,6 @@ class TwoEngines:
         )
         return self.sidecar
 
-    def freestyle(self, name: str, shell: str = "true", **more: Any) -> str:
-        job = f"{self.owner}-{name}"
-        self.jenkins.create_job(job, self.tools.freestyle_xml(shell, label=self.owner, **more))
-        self.jobs.append(job)
-        return job
-
-    def pipeline(self, name: str, body: str) -> str:
-        job = f"{self.owner}-{name}"
-        self.jenkins.create_job(job, self.tools.pipeline_xml(f"node('{self.owner}') {{ {body} }}"))
-        self.jobs.append(job)
-        return job
-
     def api(self, path: str, method: str = "GET") -> Any:
         token = (self.folder / "state" / "token").read_text().strip()
         answer = requests.request(
@@ -150,6 +139,14 @@ class TwoEngines:
         mark = {"label": f"{OWNER_LABEL}={self.owner}"}
         return [c["Names"][0][1:] for c in self.clients[where].containers(all=every, filters=mark)]
 
+    def let_go(self) -> bool:
+        """Have all builds end that run now and whose shell is `WAITS`; whether nothing runs any more."""
+        for where, client in self.clients.items():
+            for name in self.containers(where, every=False):
+                with contextlib.suppress(docker.errors.APIError):  # it has ended meanwhile
+                    client.exec_start(client.exec_create(name, ["touch", "/tmp/go"])["Id"])
+        return not self.sidecar.metric("requests") and not self.sidecar.metric("agents")
+
     def provider_of(self, job: str, number: int = 1) -> str:
         console: str = self.jenkins.console(job, number)
         found = [line for line in console.splitlines() if "serves this build with the agent" in line]
@@ -158,7 +155,7 @@ class TwoEngines:
 
     def left(self) -> dict[str, list[str]]:
         mark = {"label": f"{OWNER_LABEL}={self.owner}"}
-        left = {"nodes": [n for n in self.jenkins.nodes() if n.startswith("one-")]}
+        left = {"nodes": self.nodes()}
         for where, client in self.clients.items():
             left[f"containers {where}"] = self.containers(where)
             left[f"volumes {where}"] = [v["Name"] for v in client.volumes(filters=mark)["Volumes"] or []]
@@ -188,8 +185,7 @@ class TwoEngines:
             thread.join()
 
     def end(self) -> None:
-        for job in self.jobs:
-            self.jenkins.delete_job(job)
+        self.end_jobs()
         if hasattr(self, "sidecar"):
             self.sidecar.stop()
         for where, client in self.clients.items():

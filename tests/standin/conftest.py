@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.standin_process import AgentProcess, StandinProcess
+from tests.ssh_machine import SshMachine
+from tests.standin.loan_estate import Estate
+from tests.standin_process import Agents, StandinProcess
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,26 +32,34 @@ def standin(standin_process: StandinProcess) -> Iterator[StandinProcess]:
     standin_process.reset()
 
 
-class Agents:
-    """Agents of one test, ended with it."""
-
-    def __init__(self, standin: StandinProcess, folder: Path) -> None:
-        self.standin = standin
-        self.folder = folder
-        self.started: list[AgentProcess] = []
-
-    def start(self, name: str, *extra: str, secret: str | None = None) -> AgentProcess:
-        agent = AgentProcess(self.standin, name, self.folder, *extra, secret=secret)
-        self.started.append(agent)
-        return agent
-
-    def end(self) -> None:
-        for agent in self.started:
-            agent.end()
-
-
 @pytest.fixture
 def agents(standin: StandinProcess, tmp_path: Path) -> Iterator[Agents]:
     started = Agents(standin, tmp_path / "agents")
     yield started
     started.end()
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[StandinProcess]:
+    """A second controller, for loans."""
+    with StandinProcess("--bridge", "init") as running:
+        yield running
+
+
+@pytest.fixture
+def borrower(other: StandinProcess) -> Iterator[StandinProcess]:
+    yield other
+    other.reset()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshMachine]:
+    with SshMachine(tmp_path_factory.mktemp("ssh")) as running:
+        yield running
+
+
+@pytest.fixture
+def estate(standin: StandinProcess, borrower: StandinProcess, machine: SshMachine, tmp_path: Path) -> Iterator[Estate]:
+    made = Estate(standin, borrower, machine, tmp_path)
+    yield made
+    made.end()

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from provisioner.controller.connection import open_controller
+from provisioner.controller.connection import Connection
 from provisioner.controller.port import BridgeMode, ItemBuildable, Observation, Snapshot, Unreachable
-from tests.conformance.test_behaviour import build, freestyle
+from provisioner.controller.rest import Rest
+from tests.builds import build, freestyle
 from tests.standin_process import StandinProcess
 
 _SILENCE_S = 1.5
@@ -73,17 +74,15 @@ class Proxy:
 async def test_events_come_through_a_proxy_that_cuts_the_long_poll(standin: StandinProcess) -> None:
     proxy = Proxy(standin.url)
     async with proxy as url:
-        port = open_controller(
-            name="main", url=url, user=standin.user, token=standin.token, owner="proxied", bridge="auto",
-            poll_interval_s=1.0,
-        )  # fmt: skip
+        http = Rest(name="main", url=url, user=standin.user, token=standin.token)
+        port = Connection(http, owner="proxied", bridge="auto", poll_interval_s=1.0)
         seen: list[Observation] = []
         try:
             assert (await port.open()).mode is not BridgeMode.OFF
             async with aclosing(port.watch()) as watching:  # type: ignore[type-var]
                 await _until(watching, seen, Snapshot)
                 while proxy.cuts < 1:  # the first poll is longer than the proxy's patience
-                    look = asyncio.create_task(anext(watching))
+                    look = asyncio.create_task(_next(watching))
                     await asyncio.sleep(2 * _SILENCE_S)
                     freestyle(standin, "proxied", "true", "nobody")
                     build(standin, "proxied")
@@ -93,6 +92,10 @@ async def test_events_come_through_a_proxy_that_cuts_the_long_poll(standin: Stan
             await port.close()
     assert proxy.cuts >= 1
     assert not [one for one in seen if isinstance(one, Unreachable)]
+
+
+async def _next(watching: AsyncIterator[Observation]) -> Observation:
+    return await anext(watching)
 
 
 async def _until(watching: AsyncIterator[Observation], seen: list[Observation], kind: type[Observation]) -> None:

@@ -13,12 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.standin_process import STANDIN, StandinController, load_controller_module
-
-sys.path.append(str(Path(__file__).parents[1] / "jenkins"))  # its tests find their rig by this too
-
-from bridge_rig import Agents, Rig
-from test_bridge_builds import (
+from tests.jenkins.bridge_rig import Agents, Rig
+from tests.jenkins.test_bridge_builds import (
     test_a_barred_node_takes_not_even_its_own,
     test_a_cancelled_item_is_told,
     test_a_declarative_pipeline_runs_on_its_node,
@@ -28,19 +24,20 @@ from test_bridge_builds import (
     test_a_waiting_node_step_shows_the_launch_live,
     test_removing_a_dead_agents_node_ends_its_build_at_once,
 )
-from test_bridge_failures import (
+from tests.jenkins.test_bridge_failures import (
     test_a_freestyle_build_gets_a_record_that_says_why,
     test_a_node_step_fails_with_the_message,
     test_a_second_node_of_ours_spares_nothing,
     test_the_next_build_of_a_failed_job_is_numbered_on,
 )
-from test_bridge_presence import (
+from tests.jenkins.test_bridge_presence import (
     test_a_bad_call_gets_a_clear_refusal,
     test_a_bad_op_does_not_stop_the_next,
     test_a_replacement_keeps_what_the_nodes_are_for,
     test_a_running_build_keeps_its_log_over_a_replacement,
     test_two_owners_do_not_disturb_each_other,
 )
+from tests.standin_process import STANDIN, StandinController
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +47,6 @@ def real_jenkins() -> Iterator[StandinController]:
     controller.start()
     yield controller
     controller.stop()
-
-
-@pytest.fixture(scope="module")
-def jenkins_tools() -> ModuleType:
-    return load_controller_module()
 
 
 @pytest.fixture

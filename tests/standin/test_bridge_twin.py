@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from controller import freestyle_xml, pipeline_xml
+
 from provisioner.controller.bridge_script import render_removal, render_script
-from tests.conformance.test_behaviour import build, console, create_job, create_node, ended, freestyle, get, tools, why
+from tests.builds import build, console, create_job, create_node, ended, freestyle, get, why
 from tests.standin.bridge_talk import Talk, call, request_of
-from tests.standin.conftest import Agents
-from tests.standin_process import StandinProcess, ask, eventually
+from tests.standin_process import Agents, StandinProcess, ask, eventually
 
 
 def queued(standin: StandinProcess, talk: Talk, job: str) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def test_a_standby_node_takes_nothing_until_it_is_given_something(
 
 def test_failing_a_freestyle_item_leaves_a_record(standin: StandinProcess) -> None:
     talk = Talk(standin, parameters=("IMAGE", "NOT_THERE"))
-    create_job(standin, "bad", tools.freestyle_xml("true", label="lab", parameters={"IMAGE": "x:1", "SECRET": "s"}))
+    create_job(standin, "bad", freestyle_xml("true", label="lab", parameters={"IMAGE": "x:1", "SECRET": "s"}))
     ask(standin, "POST", "job/bad/buildWithParameters?delay=0sec&IMAGE=none:1")
     item = talk.one("buildable")["item"]
     assert item["parameters"] == {"IMAGE": "none:1"}
@@ -118,7 +119,7 @@ def test_failing_a_freestyle_item_leaves_a_record(standin: StandinProcess) -> No
 
 def test_failing_a_node_step_fails_the_step_with_the_message(standin: StandinProcess) -> None:
     talk = Talk(standin)
-    create_job(standin, "pipe", tools.pipeline_xml("catchError { node('lab') { sh 'true' } }\necho 'after'"))
+    create_job(standin, "pipe", pipeline_xml("catchError { node('lab') { sh 'true' } }\necho 'after'"))
     build(standin, "pipe")
     item = talk.one("buildable")["item"]
     assert (item["kind"], item["task"], item["job"]) == ("pipeline", "job/pipe/1/", "pipe")
@@ -173,7 +174,7 @@ def test_wrong_protocol_owner_and_method_are_told_apart(standin: StandinProcess)
     assert ask(standin, "GET", hello).status == 405
     assert ask(standin, "GET", "provisioner-bridge/status", auth=None).status == 403
     status = call(standin, "status")
-    assert (status["mode"], status["protocol"], status["bridge"]) == ("init", [1], "1.1.0")
+    assert (status["mode"], status["protocol"], status["bridge"]) == ("init", [1], "1.2.0")
 
 
 def test_the_script_console_puts_the_bridge_in_and_takes_it_out() -> None:
@@ -187,7 +188,7 @@ def test_the_script_console_puts_the_bridge_in_and_takes_it_out() -> None:
         assert ask(standin, "GET", "provisioner-bridge/status").status == 404
         first = install(render_script())
         assert first["installed"] is True
-        assert install(render_script()) == {"installed": False, "found": "1.1.0"}
+        assert install(render_script()) == {"installed": False, "found": "1.2.0"}
         second = install(render_script(replace=True))
         assert second["epoch"] != first["epoch"]
         assert call(standin, "status")["mode"] == "script"

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from controller import freestyle_xml, pipeline_xml
 
+from tests.builds import create_job
 from tests.sidecar_process import SidecarProcess
-from tests.standin_process import AgentProcess, StandinProcess, ask, eventually, load_controller_module
+from tests.standin_process import AgentProcess, StandinProcess, ask, eventually
 
-TOOLS = load_controller_module()
 NAMES = ("s1", "s2")
 
 
@@ -29,19 +30,21 @@ class Nodes:
         self.folder = folder
         self.agents: list[AgentProcess] = []
         script = "node(params.NODE) { sh 'test ! -e ../../broken' }"
-        self._create("node-cleanup", TOOLS.pipeline_xml(script, parameters={"NODE": ""}))
-        self._create("work", TOOLS.freestyle_xml("sleep 3", label="clean"))
+        create_job(standin, "node-cleanup", pipeline_xml(script, parameters={"NODE": ""}))
+        # by plain REST a build is seen only while it runs
+        create_job(standin, "work", freestyle_xml("until [ -e ../../go ]; do sleep 0.1; done", label="clean"))
         for name in NAMES:
-            node = {"name": name, "labelString": "linux cleanable", "remoteFS": str(folder / name), "numExecutors": "1"}
-            node |= {"launcher": {"stapler-class": "hudson.slaves.JNLPLauncher", "webSocket": True}}
+            node = {
+                "name": name,
+                "labelString": "linux cleanable",
+                "remoteFS": str(folder / name),
+                "numExecutors": "1",
+                "launcher": {"stapler-class": "hudson.slaves.JNLPLauncher", "webSocket": True},
+            }
             form = {"name": name, "type": "hudson.slaves.DumbSlave", "json": json.dumps(node)}
             assert ask(standin, "POST", "computer/doCreateItem", form=form).status == 302
             self.agents.append(AgentProcess(standin, name, folder))
         eventually(lambda: not any(self.computer(name)["offline"] for name in NAMES), "both are connected")
-
-    def _create(self, name: str, xml: str) -> None:
-        reply = ask(self.standin, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-        assert reply.status == 200, reply.text
 
     def computer(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = ask(self.standin, "GET", f"computer/{name}/api/json").json()
@@ -112,7 +115,7 @@ def test_a_job_that_cannot_clean_is_a_clear_error_and_changes_nothing(nodes: Nod
     ended = nodes.run("--once")
     assert ended.returncode == 1
     assert "controller main: there is no job node-cleanup for cleaning" in ended.stderr
-    nodes._create("node-cleanup", TOOLS.freestyle_xml("true"))
+    create_job(nodes.standin, "node-cleanup", freestyle_xml("true"))
     ended = nodes.run("--once")
     assert ended.returncode == 1
     assert "job node-cleanup has no parameter NODE; give it one" in ended.stderr
@@ -128,6 +131,8 @@ def test_the_sidecar_does_it_too(nodes: Nodes, tmp_path: Path) -> None:
         eventually(lambda: all("clean" in nodes.labels(name) for name in NAMES), "both are clean", within_s=60)
         assert ask(nodes.standin, "POST", "job/work/build?delay=0sec").status == 201
         eventually(lambda: any("dirty" in nodes.labels(name) for name in NAMES), "one was used")
+        for name in NAMES:
+            (nodes.folder / name / "go").touch()
         eventually(lambda: all("clean" in nodes.labels(name) for name in NAMES), "both are clean again", within_s=60)
         assert "cleanup" in json.loads(sidecar.get("/healthz")[1])["loops"]
     finally:

@@ -17,17 +17,14 @@ from pathlib import Path
 
 import docker
 import pytest
+from demo.jobs import Job
+from demo.report import Left, Outcome
+from demo.screen import Screen, Style
+
+from provisioner.commands import demo as verb
+from provisioner.commands.main import FAILED, main
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "jenkins-test"))
-
-from demo.jobs import Job  # noqa: E402
-from demo.report import Left, Outcome  # noqa: E402
-from demo.screen import Screen, Style  # noqa: E402
-
-from provisioner.commands import demo as verb  # noqa: E402
-from provisioner.commands.main import FAILED, main  # noqa: E402
-
 _SEED = random.Random(20)
 #: One in each third of a run, on a machine that is not busy.
 MOMENTS = [round(begin + _SEED.uniform(0.0, 2.0), 2) for begin in (0.0, 2.0, 4.0)]

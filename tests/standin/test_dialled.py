@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from controller import freestyle_xml
 
+from tests.builds import build, create_job, nodes, result
 from tests.sidecar_process import SidecarProcess
-from tests.standin.test_sidecar import TOOLS, configured, create, nodes, queue, result
+from tests.standin.configuration import configured
 from tests.standin_process import StandinProcess, ask
 
 
@@ -18,8 +20,8 @@ def test_a_build_runs_on_an_agent_that_is_dialled_and_nothing_is_left(
     sidecar = SidecarProcess(tmp_path, configured(standin, bridge=bridge, transport="ssh"), token=standin.token)
     try:
         sidecar.start()
-        create(standin, "f", TOOLS.freestyle_xml("echo from the shell", label="linux"))
-        queue(standin, "f")
+        create_job(standin, "f", freestyle_xml("echo from the shell", label="linux"))
+        build(standin, "f")
         sidecar.until(lambda: result(standin, "f") == "SUCCESS", "the build succeeded")
         sidecar.until(lambda: not nodes(standin) and sidecar.metric("agents") == 0, "its agent is gone")
         entries = ask(standin, "GET", "credentials/store/system/domain/_/api/json").json()["credentials"]

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from controller import freestyle_xml
 
+from provisioner.controller.bridge_script import content
 from tests.sidecar_process import free_port
-from tests.standin_process import StandinProcess, ask, eventually, load_controller_module
-
-TOOLS = load_controller_module()
+from tests.standin_process import StandinProcess, ask, eventually
 
 
 class Doctor:
@@ -31,7 +31,7 @@ class Doctor:
         self.folder = folder
         self.token = folder / "token"
         self.token.write_text(standin.token)
-        ask(standin, "POST", "createItem?name=job", body=TOOLS.freestyle_xml(), headers={"Content-Type": "text/xml"})
+        ask(standin, "POST", "createItem?name=job", body=freestyle_xml(), headers={"Content-Type": "text/xml"})
         self.settings: dict[str, Any] = {
             "id": f"doc{os.getpid()}",
             "state": str(folder / "state.db"),
@@ -96,6 +96,40 @@ def test_everything_that_works_is_told_and_an_agent_connects_and_goes(doctor: Do
     text = subprocess.run(doctor.command(), capture_output=True, text=True, timeout=120, check=True).stdout
     assert "controller main\n  ok    reach  " in text
     assert text.rstrip().endswith("0 failed")
+
+
+def test_an_agent_that_is_dialled_is_tried_too(doctor: Doctor) -> None:
+    doctor.settings["templates"][0]["transport"] = "ssh"
+    found = doctor.run()
+    assert found["template small on here", "agent"]["verdict"] == "ok"
+    text = found["template small on here", "agent"]["text"]
+    assert text.startswith("is reached by the controller over ssh: connected and removed in "), text
+    assert (doctor.nodes(), doctor.marked(), entries(doctor)) == ([], [], [])
+
+
+def test_an_instance_that_cannot_be_dialled_is_told_with_the_way_there(doctor: Doctor) -> None:
+    doctor.settings["templates"][0] |= {"transport": "ssh", "timeouts": {"connect": 3}}
+    doctor.settings["providers"][0]["ssh_host"] = "nowhere.invalid"
+    found = doctor.run(status=1)
+    agent = found["template small on here", "agent"]
+    assert agent["verdict"] == "fail"
+    assert "no SSH server answers at nowhere.invalid port" in agent["text"]
+    assert "ssh_host" in agent["fix"]
+    assert (doctor.nodes(), doctor.marked(), entries(doctor)) == ([], [], [])
+
+
+def entries(doctor: Doctor) -> list[object]:
+    path = "credentials/store/system/domain/_/api/json"
+    return list(ask(doctor.standin, "GET", path).json()["credentials"])
+
+
+def test_an_administrators_bridge_of_another_release_is_told(doctor: Doctor) -> None:
+    parameters = {"mode": "init", "user": doctor.standin.user, "owners": [doctor.settings["id"]], "replace": True}
+    for told, verdict in (("0123456789ab", "warn"), (content(), "ok")):
+        put = ask(doctor.standin, "POST", "standin/bridge", body=json.dumps({**parameters, "content": told}))
+        assert put.status < 300
+        found = doctor.run("--read-only")["controller main", "bridge"]
+        assert (found["verdict"], "another release" in found["text"]) == (verdict, verdict == "warn")
 
 
 def test_looking_alone_makes_nothing(doctor: Doctor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +13,9 @@ from provisioner.loans import causes
 from provisioner.loans.book import LoanBook
 from provisioner.loans.lending import Lending, Wish
 from provisioner.loans.machine import Machine
-from tests.standin.test_loans import Estate, borrower, machine, other
-from tests.standin_process import StandinProcess, eventually
+from tests.standin.loan_estate import NODE, Estate
+from tests.standin_process import eventually
 
-__all__ = ["borrower", "machine", "other"]  # fixtures
-
-NODE = "static-1"
 WISH = Wish(node=NODE, to="other", labels=("gpu",))
 
 
@@ -67,13 +63,6 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mortal]:
     made.revive()
 
 
-@pytest.fixture
-def estate(standin: StandinProcess, borrower: StandinProcess, machine: Any, tmp_path: Path) -> Iterator[Estate]:
-    made = Estate(standin, borrower, machine, tmp_path)
-    yield made
-    made.end()
-
-
 def _book(estate: Estate) -> LoanBook:
     return LoanBook(Settings.model_validate(estate.settings))
 
@@ -112,7 +101,7 @@ def _take_back(estate: Estate, mortal: Mortal) -> None:
         eventually(lambda: _states(book) in ([], ["lent"]), "it is back, or nothing was begun", within_s=60)
         if estate.guests():
             assert _lending(estate, book).take_back(NODE)
-        assert book.rows() == ()
+        assert book.rows(book.look()) == ()
     finally:
         book.close()
     if name:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.conformance.test_behaviour import (
+from controller import pipeline_xml
+
+from tests.builds import (
     build,
     console,
     create_job,
@@ -17,11 +19,9 @@ from tests.conformance.test_behaviour import (
     online,
     record,
     says,
-    tools,
 )
 from tests.standin.bridge_talk import Talk, request_of
-from tests.standin.conftest import Agents
-from tests.standin_process import StandinProcess, ask, eventually
+from tests.standin_process import Agents, StandinProcess, ask, eventually
 
 
 def test_a_clean_restart_keeps_nodes_and_queue(standin: StandinProcess, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_controller_says_503_while_it_starts(standin: StandinProcess) -> Non
 
 def test_a_running_body_goes_on_after_a_restart(standin: StandinProcess, agents: Agents, tmp_path: Path) -> None:
     talk = Talk(standin)
-    create_job(standin, "long", tools.pipeline_xml("node('lab') { sh 'echo begun; sleep 2; echo ended' }"))
+    create_job(standin, "long", pipeline_xml("node('lab') { sh 'echo begun; sleep 2; echo ended' }"))
     build(standin, "long")
     item = talk.one("buildable")["item"]
     talk.register("lab-1", ["lab"], item, str(tmp_path))

@@ -11,32 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from controller import freestyle_xml, pipeline_xml
 
+from tests.builds import build, create_job, nodes, result
 from tests.sidecar_process import SidecarProcess, free_port
-from tests.standin_process import StandinProcess, ask, load_controller_module
-
-TOOLS = load_controller_module()
-
-
-def configured(standin: StandinProcess, *, bridge: str = "auto", **template: Any) -> dict[str, Any]:
-    return {
-        "id": f"s{os.getpid()}",
-        "controllers": [
-            {
-                "name": "main",
-                "url": standin.url,
-                "user": standin.user,
-                "token": {"env": "JENKINS_TOKEN"},
-                "bridge": bridge,
-                "poll_interval": 0.2,
-            }
-        ],
-        "providers": [{"name": "here", "backend": "process", "max_agents": 4, "java": standin.java}],
-        "templates": [{"name": "any", "labels": ["linux"], "providers": ["here"], **template}],
-    }
+from tests.standin.configuration import configured
+from tests.standin_process import StandinProcess, ask
 
 
 @pytest.fixture
@@ -46,25 +28,6 @@ def sidecar(standin: StandinProcess, tmp_path: Path) -> Iterator[SidecarProcess]
     made.stop()
 
 
-def create(standin: StandinProcess, name: str, xml: str) -> None:
-    reply = ask(standin, "POST", f"createItem?name={name}", body=xml, headers={"Content-Type": "text/xml"})
-    assert reply.status == 200, reply.text
-
-
-def queue(standin: StandinProcess, name: str) -> None:
-    assert ask(standin, "POST", f"job/{name}/build?delay=0sec").status == 201
-
-
-def result(standin: StandinProcess, name: str) -> str | None:
-    reply = ask(standin, "GET", f"job/{name}/1/api/json")
-    return None if reply.status != 200 or reply.json()["building"] else reply.json()["result"]
-
-
-def nodes(standin: StandinProcess) -> list[str]:
-    found = ask(standin, "GET", "computer/api/json?tree=computer[displayName]").json()["computer"]
-    return [c["displayName"] for c in found if c["displayName"] != "Built-In Node"]
-
-
 @pytest.mark.parametrize("bridge", ["auto", "off"])
 def test_builds_of_both_kinds_run_each_on_a_fresh_agent(
     standin: StandinProcess, sidecar: SidecarProcess, bridge: str
@@ -72,10 +35,10 @@ def test_builds_of_both_kinds_run_each_on_a_fresh_agent(
     sidecar.config["controllers"][0]["bridge"] = bridge
     sidecar.write()
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml("echo from the shell", label="linux"))
-    create(standin, "p", TOOLS.pipeline_xml("node('linux') { sh 'echo from the shell' }"))
+    create_job(standin, "f", freestyle_xml("echo from the shell", label="linux"))
+    create_job(standin, "p", pipeline_xml("node('linux') { sh 'echo from the shell' }"))
     for job in ("f", "p"):
-        queue(standin, job)
+        build(standin, job)
     for job in ("f", "p"):
         sidecar.until(lambda name=job: result(standin, name) == "SUCCESS", f"{job} ends well")  # type: ignore[misc]
         console = ask(standin, "GET", f"job/{job}/1/consoleText").text
@@ -110,7 +73,7 @@ def test_a_wrong_token_is_one_clear_sentence(standin: StandinProcess, tmp_path: 
         problem = made.ready()["controllers"]["main"]
         assert "token" in problem
         assert "\n" not in problem
-        assert "Zq81" not in made.log()
+        assert not made.said("Zq81")
     finally:
         made.stop()
 
@@ -165,12 +128,12 @@ def test_a_port_that_is_taken_is_one_clear_sentence(standin: StandinProcess, sid
 
 def test_sighup_takes_a_good_file_and_refuses_a_bad_one(standin: StandinProcess, sidecar: SidecarProcess) -> None:
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml("true", label="windows"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml("true", label="windows"))
+    build(standin, "f")
     good = sidecar.config_file.read_text()
     sidecar.config_file.write_text("id: [")
     os.kill(sidecar.pid, signal.SIGHUP)
-    sidecar.until(lambda: "config.refused" in sidecar.log(), "the bad file is refused")
+    sidecar.until(lambda: sidecar.said("config.refused"), "the bad file is refused")
     sidecar.config_file.write_text(good.replace("- linux", "- linux\n  - windows"))
     os.kill(sidecar.pid, signal.SIGHUP)
     sidecar.until(lambda: result(standin, "f") == "SUCCESS", "the waiting build is served by the new template")
@@ -180,8 +143,8 @@ def test_sigterm_ends_within_ten_seconds_and_leaves_the_busy_agent(
     standin: StandinProcess, sidecar: SidecarProcess
 ) -> None:
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml("sleep 3", label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml("sleep 3", label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: sidecar.metric("agents", state="running") == 1, "the build runs")
     assert sidecar.stop() < 10
     assert len(nodes(standin)) == 1
@@ -231,11 +194,11 @@ def test_the_console_of_a_build_that_cannot_start_tells_every_attempt(
     sidecar.write()
     sidecar.start()
     xml = {
-        "freestyle": TOOLS.freestyle_xml("true", label="linux"),
-        "pipeline": TOOLS.pipeline_xml("node('linux') { sh 'true' }"),
+        "freestyle": freestyle_xml("true", label="linux"),
+        "pipeline": pipeline_xml("node('linux') { sh 'true' }"),
     }[kind]
-    create(standin, "j", xml)
-    queue(standin, "j")
+    create_job(standin, "j", xml)
+    build(standin, "j")
     sidecar.until(lambda: result(standin, "j"), "it ends")
     assert result(standin, "j") == ("NOT_BUILT" if kind == "freestyle" else "FAILURE")
     lines = ask(standin, "GET", "job/j/1/consoleText").text.splitlines()
@@ -251,8 +214,8 @@ def test_a_build_that_runs_too_long_is_told_what_to_do(standin: StandinProcess, 
     sidecar.config["templates"][0]["timeouts"] = {"build": "1s"}
     sidecar.write()
     sidecar.start()
-    create(standin, "j", TOOLS.freestyle_xml("sleep 60", label="linux"))
-    queue(standin, "j")
+    create_job(standin, "j", freestyle_xml("sleep 60", label="linux"))
+    build(standin, "j")
     sidecar.until(lambda: result(standin, "j") == "FAILURE", "it ends")
     console = ask(standin, "GET", "job/j/1/consoleText").text
     assert "[provisioner] The build ran longer than `timeouts.build`, 1 s (lifetime_exceeded)\n" in console
@@ -263,8 +226,8 @@ def test_a_new_provider_and_its_template_are_taken_up_at_a_reload(
     standin: StandinProcess, sidecar: SidecarProcess
 ) -> None:
     sidecar.start()
-    create(standin, "j", TOOLS.freestyle_xml("echo there", label="more"))
-    queue(standin, "j")
+    create_job(standin, "j", freestyle_xml("echo there", label="more"))
+    build(standin, "j")
     more = {"name": "more", "backend": "process", "max_agents": 1, "java": standin.java}
     sidecar.config["providers"].append(more)
     sidecar.config["templates"].append({"name": "more", "labels": ["more"], "providers": ["more"]})
@@ -277,5 +240,5 @@ def test_a_new_provider_and_its_template_are_taken_up_at_a_reload(
     more["java"] = "/elsewhere/java"
     sidecar.write()
     os.kill(sidecar.pid, signal.SIGHUP)
-    sidecar.until(lambda: "a restart is needed to change: provider more" in sidecar.log(), "a change is refused")
+    sidecar.until(lambda: sidecar.said("a restart is needed to change: provider more"), "a change is refused")
     sidecar.until(lambda: sidecar.metric("agents") == 0, "no agent is left")

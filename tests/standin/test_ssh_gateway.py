@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from controller import freestyle_xml, pipeline_xml
 
+from tests.builds import build, create_job, nodes, result
 from tests.sidecar_process import SidecarProcess
-from tests.standin.test_sidecar import TOOLS, configured, create, nodes, queue, result
+from tests.standin.configuration import configured
 from tests.standin_process import StandinProcess, ask, secret_of
 
 #: Fails if the agent's connection ends meanwhile.
@@ -68,10 +70,10 @@ def test_builds_of_both_kinds_run_through_the_gateway(
     sidecar.config["controllers"][0]["bridge"] = bridge
     sidecar.write()
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml("echo from the shell", label="linux"))
-    create(standin, "p", TOOLS.pipeline_xml("node('linux') { sh 'echo from the shell' }"))
+    create_job(standin, "f", freestyle_xml("echo from the shell", label="linux"))
+    create_job(standin, "p", pipeline_xml("node('linux') { sh 'echo from the shell' }"))
     for job in ("f", "p"):
-        queue(standin, job)
+        build(standin, job)
     for job in ("f", "p"):
         sidecar.until(lambda name=job: result(standin, name) == "SUCCESS", f"{job} ends well")  # type: ignore[misc]
         assert "from the shell" in ask(standin, "GET", f"job/{job}/1/consoleText").text
@@ -85,8 +87,8 @@ def test_builds_of_both_kinds_run_through_the_gateway(
 
 def test_a_killed_sidecar_loses_no_build_and_no_gateway(standin: StandinProcess, sidecar: GatewayTest) -> None:
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml(SLOW, label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml(SLOW, label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: begun(standin, "f"), "the build runs")
     (gateway,) = sidecar.gateway_pids()
     sidecar.kill()
@@ -95,8 +97,8 @@ def test_a_killed_sidecar_loses_no_build_and_no_gateway(standin: StandinProcess,
     assert sidecar.gateway_pids() == [gateway]
     sidecar.until(lambda: result(standin, "f") == "SUCCESS", "the build ends well")
     sidecar.until(lambda: not nodes(standin) and sidecar.metric("agents") == 0, "nothing is left")
-    create(standin, "next", TOOLS.freestyle_xml("true", label="linux"))
-    queue(standin, "next")
+    create_job(standin, "next", freestyle_xml("true", label="linux"))
+    build(standin, "next")
     sidecar.until(lambda: result(standin, "next") == "SUCCESS", "the gateway takes new agents of the new sidecar")
     assert sidecar.gateway_pids() == [gateway]
 
@@ -104,8 +106,8 @@ def test_a_killed_sidecar_loses_no_build_and_no_gateway(standin: StandinProcess,
 @pytest.mark.slow
 def test_a_drained_sidecar_leaves_the_gateway_to_its_builds(standin: StandinProcess, sidecar: GatewayTest) -> None:
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml(SLOW, label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml(SLOW, label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: begun(standin, "f"), "the build runs")
     (gateway,) = sidecar.gateway_pids()
     assert sidecar.stop() < 10
@@ -117,8 +119,8 @@ def test_a_drained_sidecar_leaves_the_gateway_to_its_builds(standin: StandinProc
 
 def test_death_of_the_gateway_ends_its_builds_and_leaves_nothing(standin: StandinProcess, sidecar: GatewayTest) -> None:
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml(SLOW, label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml(SLOW, label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: begun(standin, "f"), "the build runs")
     (gateway,) = sidecar.gateway_pids()
     os.kill(gateway, signal.SIGKILL)
@@ -126,8 +128,8 @@ def test_death_of_the_gateway_ends_its_builds_and_leaves_nothing(standin: Standi
     sidecar.until(lambda: not nodes(standin) and sidecar.metric("agents") == 0, "nothing is left")
     assert not list((sidecar.folder / "state" / "work" / "here").glob("[!.]*/*")), "a work folder is left"
     ports = {one["listen"] for one in sidecar.events("gateway.started")}
-    create(standin, "next", TOOLS.freestyle_xml("true", label="linux"))
-    queue(standin, "next")
+    create_job(standin, "next", freestyle_xml("true", label="linux"))
+    build(standin, "next")
     sidecar.until(lambda: result(standin, "next") == "SUCCESS", "another gateway takes its place")
     assert {one["listen"] for one in sidecar.events("gateway.started")} == ports
     assert gateway not in sidecar.gateway_pids()
@@ -142,8 +144,8 @@ def test_an_agent_that_cannot_start_tells_why(standin: StandinProcess, sidecar: 
     sidecar.config["templates"][0]["retries"] = 0
     sidecar.write()
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml("true", label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml("true", label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: result(standin, "f") == "NOT_BUILT", "the build ends")
     console = ask(standin, "GET", "job/f/1/consoleText").text
     assert "agent_exited" in console
@@ -155,8 +157,8 @@ def test_nothing_secret_is_anywhere(standin: StandinProcess, sidecar: GatewayTes
     from provisioner.transports.keys import agent_keys
 
     sidecar.start()
-    create(standin, "f", TOOLS.freestyle_xml(SLOW, label="linux"))
-    queue(standin, "f")
+    create_job(standin, "f", freestyle_xml(SLOW, label="linux"))
+    build(standin, "f")
     sidecar.until(lambda: begun(standin, "f"), "the build runs")
     (name,) = nodes(standin)
     secret = secret_of(standin, name)

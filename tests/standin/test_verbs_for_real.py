@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from controller import freestyle_xml
 
+from tests.builds import build, create_job, nodes, result
 from tests.sidecar_process import SidecarProcess
-from tests.standin.test_sidecar import TOOLS, configured, create, nodes, queue, result
+from tests.standin.configuration import configured
 from tests.standin_process import StandinProcess, ask
 
 
@@ -49,10 +51,10 @@ def test_list_drain_explain_resume_logs_hold_delete_release(
     standin: StandinProcess, sidecar: SidecarProcess, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    create(standin, "long", TOOLS.freestyle_xml(f"while [ ! -e {gate} ]; do sleep 0.1; done", label="linux"))
-    create(standin, "next", TOOLS.freestyle_xml("echo next", label="linux"))
+    create_job(standin, "long", freestyle_xml(f"while [ ! -e {gate} ]; do sleep 0.1; done", label="linux"))
+    create_job(standin, "next", freestyle_xml("echo next", label="linux"))
     verb(sidecar, "drain", "here")
-    queue(standin, "long")
+    build(standin, "long")
     sidecar.until(lambda: sidecar.metric("requests", state="waiting") == 1, "it waits")
     (waiting,) = listed(sidecar, "requests")
     assert waiting["waits_for"] == ["provider here is draining: `provisioner drain`"]
@@ -75,7 +77,7 @@ def test_list_drain_explain_resume_logs_hold_delete_release(
     try:
         assert "a build runs on" in verb(sidecar, "delete", name, status=1)
         verb(sidecar, "hold", name, "--for", "10m", "--reason", "look")
-        queue(standin, "next")
+        build(standin, "next")
         gate.touch()
         sidecar.until(lambda: result(standin, "long") == "SUCCESS", "the build ends")
         sidecar.until(lambda: sidecar.metric("agents", state="finished") == 1, "it is over, and kept")
@@ -94,7 +96,7 @@ def test_list_drain_explain_resume_logs_hold_delete_release(
     assert f"Agent {name} is done" in lines[-1]
     sidecar.until(lambda: result(standin, "next") == "SUCCESS", "the next one has its turn")
     # delete --now takes a build along
-    queue(standin, "long")
+    build(standin, "long")
     sidecar.until(lambda: sidecar.metric("agents", state="running") == 1, "it runs again")
     (agent,) = [a for a in listed(sidecar, "agents") if a["state"] == "running"]
     verb(sidecar, "delete", agent["name"], "--now")

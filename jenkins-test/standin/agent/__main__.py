@@ -1,15 +1,21 @@
 """The stand-in's agent: started with agent.jar's arguments, standard library only, quick to start."""
 
 # ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH117, PTH118, PTH123, PTH208, SIM105, RUF100
-# neither pathlib nor contextlib: each import is paid at every start of an agent
+# neither pathlib, contextlib nor typing: each import is paid at every start of an agent
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
 import time
 
-from channel import Refused, Streams, connect
+from channel import Channel, Refused, Streams, connect
 from scripts import Scripts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FLAGS = {"-webSocket", "-noReconnect", "-noreconnect", "-headless", "-text", "-noCertificateCheck", "-noKeepAlive"}
 FLAGS |= {"-disableHttpsCertValidation", "-failIfWorkDirIsMissing"}
@@ -22,14 +28,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def usage(text: str) -> "SystemExit":
+def usage(text: str) -> SystemExit:
     say(text)
     say("java -jar agent.jar -url URL -secret @FILE -name NAME [-webSocket] -workDir DIR [-noReconnect]")
     return SystemExit(255)
 
 
-def options(args: list) -> dict:
-    found = {}
+def options(args: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     at = 0
     while at < len(args):
         name = args[at]
@@ -54,7 +60,7 @@ def secret_of(text: str) -> str:
         raise usage(f"{text[1:]}: {error.strerror}") from None
 
 
-def serve(channel, scripts: Scripts) -> None:
+def serve(channel: Channel, scripts: Scripts) -> None:
     """Work until the connection ends."""
     while True:
         for message in channel.receive(scripts.wait_for()):
@@ -68,7 +74,7 @@ def serve(channel, scripts: Scripts) -> None:
             channel.send(message)
 
 
-def over_streams(given: dict) -> int:
+def over_streams(given: dict[str, Any]) -> int:
     """Launched by the controller: its standard streams are the channel, and it ends with them."""
     work_dir = os.path.abspath(given.get("-workDir", "."))
     os.makedirs(os.path.join(work_dir, given.get("-internalDir", "remoting")), exist_ok=True)
@@ -83,7 +89,7 @@ def over_streams(given: dict) -> int:
     return 0
 
 
-def main(args: list) -> int:
+def main(args: list[str]) -> int:
     if "-version" in args:
         print("3248.v65ecb_254c298")
         return 0
@@ -103,14 +109,15 @@ def main(args: list) -> int:
     stays = "-noReconnect" not in given and "-noreconnect" not in given
     scripts = Scripts(work_dir)
 
-    def ended(number, _frame):
+    def ended(number: int, _frame: object) -> None:
         scripts.end_all()
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, ended)
     signal.signal(signal.SIGINT, ended)
     say(f"INFO: Setting up agent: {name}")
-    cookie = None
+    cookie: str | None = None
+    channel: Channel | None
     first = True
     while True:
         try:

@@ -1,7 +1,9 @@
 """The connection to the controller: JSON messages over a WebSocket written by hand, or over plain TCP."""
 
 # ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH117, PTH118, PTH123, PTH208, SIM105, RUF100
-# neither pathlib nor contextlib: each import is paid at every start of an agent
+# neither pathlib, contextlib nor typing: each import is paid at every start of an agent
+
+from __future__ import annotations
 
 import base64
 import json
@@ -9,6 +11,10 @@ import os
 import select
 import socket
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CAPABILITY = "rO0ABXNyABpodWRzb24ucmVtb3RpbmcuQ2FwYWJpbGl0eQAAAAAAAAABAgABSgAEbWFza3hwAAAAAAAAAf4="
 CONNECT_S = 10.0
@@ -22,7 +28,7 @@ class Refused(Exception):  # noqa: N818
         self.status = status
 
 
-def split_url(url: str):
+def split_url(url: str) -> tuple[str, int, str]:
     scheme, _, rest = url.partition("://")
     if scheme != "http":
         raise Refused(400, f"{url}: the stand-in's agent speaks plain http only")
@@ -33,7 +39,7 @@ def split_url(url: str):
     return host.strip("[]"), int(port), "/" + path.rstrip("/") + ("/" if path.rstrip("/") else "")
 
 
-def request(url: str, path: str, headers: dict):
+def request(url: str, path: str, headers: dict[str, str]) -> tuple[socket.socket, int, dict[str, str], bytes]:
     """One GET on a fresh connection. Gives socket, status, headers and what came after them."""
     host, port, base = split_url(url)
     conn = socket.create_connection((host, port), CONNECT_S)
@@ -52,11 +58,11 @@ def request(url: str, path: str, headers: dict):
     return conn, int(first.split()[1]), found, rest
 
 
-def connect(url: str, name: str, secret: str, cookie, web_socket: bool):
+def connect(url: str, name: str, secret: str, cookie: str | None, web_socket: bool) -> Channel:
     return _web_socket(url, name, secret, cookie) if web_socket else _tcp(url, name, secret, cookie)
 
 
-def _web_socket(url: str, name: str, secret: str, cookie):
+def _web_socket(url: str, name: str, secret: str, cookie: str | None) -> Channel:
     headers = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -78,7 +84,7 @@ def _web_socket(url: str, name: str, secret: str, cookie):
     return WebSocket(conn, answer.get("connection-cookie"), rest)
 
 
-def _tcp(url: str, name: str, secret: str, cookie):
+def _tcp(url: str, name: str, secret: str, cookie: str | None) -> Channel:
     conn, status, answer, _ = request(url, "tcpSlaveAgentListener/", {"Connection": "close"})
     conn.close()
     port = answer.get("x-jenkins-jnlp-port")
@@ -89,26 +95,28 @@ def _tcp(url: str, name: str, secret: str, cookie):
     channel.send({"name": name, "secret": secret, "cookie": cookie})
     while not channel.inbox and not channel.closed:
         channel.inbox += channel.receive(CONNECT_S)
-    answer = channel.inbox.pop(0) if channel.inbox else {"error": "the controller closed the connection"}
-    if "error" in answer:
+    greeting = channel.inbox.pop(0) if channel.inbox else {"error": "the controller closed the connection"}
+    if "error" in greeting:
         channel.close()
-        raise Refused(403, answer["error"])
-    channel.cookie = answer.get("cookie")
+        raise Refused(403, greeting["error"])
+    channel.cookie = greeting.get("cookie")
     return channel
 
 
 class Channel:
     """Messages in, messages out."""
 
-    def __init__(self, conn, cookie, rest: bytes = b"") -> None:
+    conn: Any  # a socket, or what is read like one
+
+    def __init__(self, conn: socket.socket, cookie: str | None, rest: bytes = b"") -> None:
         conn.settimeout(None)
         self.conn = conn
         self.cookie = cookie
         self.data = rest
-        self.inbox = []
+        self.inbox: list[dict[str, Any]] = []
         self.closed = False
 
-    def receive(self, wait) -> list:
+    def receive(self, wait: float | tuple[list[int], float | None]) -> list[dict[str, Any]]:
         """Messages that are there, or that come within the wait; `wait` is (files, seconds) or seconds."""
         files, seconds = wait if isinstance(wait, tuple) else ([], wait)
         messages, self.inbox = self.inbox, []
@@ -126,21 +134,21 @@ class Channel:
     def close(self) -> None:
         self.conn.close()
 
-    def unpack(self) -> list:
+    def unpack(self) -> list[dict[str, Any]]:
         raise NotImplementedError
 
-    def send(self, message: dict) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         raise NotImplementedError
 
 
 class Lines(Channel):
     """A JSON text on each line."""
 
-    def unpack(self) -> list:
+    def unpack(self) -> list[dict[str, Any]]:
         *lines, self.data = self.data.split(b"\n")
         return [json.loads(line) for line in lines if line]
 
-    def send(self, message: dict) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         self.conn.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -165,11 +173,11 @@ class Streams(Channel):
     def recv(self, size: int) -> bytes:
         return os.read(self.reads, size)
 
-    def unpack(self) -> list:
+    def unpack(self) -> list[dict[str, Any]]:
         *lines, self.data = self.data.split(b"\n")
         return [json.loads(line) for line in lines if line]
 
-    def send(self, message: dict) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(self.writes, data) :]
@@ -181,8 +189,8 @@ class Streams(Channel):
 class WebSocket(Channel):
     """Text frames; what the client sends is masked, as RFC 6455 wants it."""
 
-    def unpack(self) -> list:
-        messages = []
+    def unpack(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
         while True:
             frame = self._frame()
             if frame is None:
@@ -196,7 +204,7 @@ class WebSocket(Channel):
             elif opcode in (1, 2):
                 messages.append(json.loads(payload))
 
-    def _frame(self):
+    def _frame(self) -> tuple[int, bytes] | None:
         if len(self.data) < 2:
             return None
         length, at = self.data[1] & 127, 2
@@ -212,7 +220,7 @@ class WebSocket(Channel):
         payload, self.data = self.data[at : at + length], self.data[at + length :]
         return opcode, payload
 
-    def send(self, message: dict) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         self._send(1, json.dumps(message).encode())
 
     def _send(self, opcode: int, payload: bytes) -> None:

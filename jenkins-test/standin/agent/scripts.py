@@ -1,11 +1,17 @@
 """Shell scripts of builds: started, watched, stopped. A durable one outlives the connection and the agent."""
 
 # ruff: noqa: PTH100, PTH103, PTH110, PTH112, PTH117, PTH118, PTH123, PTH208, SIM105, RUF100
-# neither pathlib nor contextlib: each import is paid at every start of an agent
+# neither pathlib, contextlib nor typing: each import is paid at every start of an agent
+
+from __future__ import annotations
 
 import base64
 import os
 import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PIECE = 60000
 POLL_S = 0.05
@@ -14,21 +20,21 @@ POLL_S = 0.05
 class Running:
     """One script. A plain one writes to a pipe; a durable one to files that a later agent can read."""
 
-    def __init__(self, key: str, pid: int, pipe, folder, offset: int) -> None:
+    def __init__(self, key: str, pid: int, pipe: int | None, folder: str | None, offset: int) -> None:
         self.key = key
         self.pid = pid  # 0: started by an earlier agent
         self.pipe = pipe
         self.folder = folder
         self.offset = offset
-        self.code = None
+        self.code: int | None = None
 
 
 class Scripts:
     def __init__(self, work_dir: str) -> None:
         self.work_dir = work_dir
-        self.running = {}
+        self.running: dict[str, Running] = {}
 
-    def run(self, message: dict) -> None:
+    def run(self, message: dict[str, Any]) -> None:
         key = message["id"]
         folder = os.path.join(self.work_dir, "durable", key) if message["durable"] else None
         if folder and os.path.isdir(folder):
@@ -54,8 +60,8 @@ class Scripts:
         env = {**os.environ, **message["env"], "WORKSPACE": cwd}
         self.running[key] = self._start(key, message["script"], cwd, env, folder)
 
-    def _start(self, key: str, script: str, cwd: str, env: dict, folder) -> Running:
-        read, write = (None, None) if folder else os.pipe()
+    def _start(self, key: str, script: str, cwd: str, env: dict[str, str], folder: str | None) -> Running:
+        read, write = (-1, -1) if folder else os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
@@ -80,21 +86,22 @@ class Scripts:
             except OSError as error:
                 os.write(2, f"{error}\n".encode())
             os._exit(127)
-        if write is not None:
-            os.close(write)
-            os.set_blocking(read, False)
-        return Running(key, pid, read, folder, 0)
+        if folder:
+            return Running(key, pid, None, folder, 0)
+        os.close(write)
+        os.set_blocking(read, False)
+        return Running(key, pid, read, None, 0)
 
-    def wait_for(self):
+    def wait_for(self) -> tuple[list[int], float | None]:
         """What to watch, and for how long, before `news` is asked."""
         pipes = [s.pipe for s in self.running.values() if s.pipe is not None]
         polled = any(s.pipe is None for s in self.running.values())
         return pipes, POLL_S if polled else None
 
-    def news(self) -> list:
-        messages = []
+    def news(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
         for script in list(self.running.values()):
-            data = self._pipe(script) if script.folder is None else self._file(script)
+            data = self._pipe(script) if script.folder is None else self._file(script, script.folder)
             for at in range(0, len(data), PIECE):
                 piece = base64.b64encode(data[at : at + PIECE]).decode()
                 messages.append({"op": "out", "id": script.key, "data": piece})
@@ -127,12 +134,12 @@ class Scripts:
                 os.close(script.pipe)
         return b""
 
-    def _file(self, script: Running) -> bytes:
-        done = os.path.join(script.folder, "code")
+    def _file(self, script: Running, folder: str) -> bytes:
+        done = os.path.join(folder, "code")
         ended = os.path.exists(done)  # first: what the log holds after this is all of it
         data = b""
         try:
-            with open(os.path.join(script.folder, "log"), "rb") as file:
+            with open(os.path.join(folder, "log"), "rb") as file:
                 file.seek(script.offset)
                 data = file.read()
         except FileNotFoundError:

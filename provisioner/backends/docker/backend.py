@@ -7,6 +7,7 @@ threads of its own, so that a slow pull or a hung start never delays a stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -29,16 +30,17 @@ from provisioner.backends.docker import reading, removal
 from provisioner.backends.docker.addressing import Addressing
 from provisioner.backends.docker.channel import attach
 from provisioner.backends.docker.container import JAVA_AT, limits_text
-from provisioner.backends.docker.engine import Engine, RefusedError, Tls, name
+from provisioner.backends.docker.engine import Engine, RefusedError, name
 from provisioner.backends.docker.faults import read_error, removal_error, start_error
 from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.launching import Launching
+from provisioner.backends.docker.pruning import Pruning
 from provisioner.backends.docker.runtime import problem as runtime_problem
-from provisioner.backends.docker.ssh import SshFiles
 from provisioner.backends.docker.ssh_server import problem as ssh_server_problem
 from provisioner.backends.docker.verifying import place_problems
 from provisioner.backends.docker.watching import ends
+from provisioner.backends.endpoint_files import SshFiles, TlsFiles
 from provisioner.backends.turns import Turns
 from provisioner.model.errors import NEXT_STEP, LaunchError, Reason
 from provisioner.transports.dialling import Address
@@ -46,6 +48,7 @@ from provisioner.transports.dialling import Address
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_LET_GO_S = 2.0
 _DEFAULT_ENDPOINT = "unix:///var/run/docker.sock"
 
 
@@ -68,7 +71,7 @@ class DockerBackend:
         self,
         *,
         endpoint: str | None = None,
-        tls: Tls | None = None,
+        tls: TlsFiles | None = None,
         ssh: SshFiles | None = None,
         network: str | None = None,
         runtime: str | None = None,
@@ -83,6 +86,7 @@ class DockerBackend:
         self._timeout_s = timeout_s
         self._engine = Engine(endpoint=endpoint or _DEFAULT_ENDPOINT, tls=tls, ssh=ssh, timeout_s=timeout_s)
         self._turns = Turns()
+        self._pruning = Pruning(self._engine)
         self._pulls = ThreadPoolExecutor(6, thread_name_prefix="docker-pull")
         self._starts = ThreadPoolExecutor(16, thread_name_prefix="docker-start")
         self._stops = ThreadPoolExecutor(12, thread_name_prefix="docker-stop")
@@ -110,11 +114,13 @@ class DockerBackend:
     async def open(self) -> None:
         """Connect, and agree on the API's version."""
         await self.ping()
-        self._launching.class_data.prune()
+        self._launching.preparing.later(self._pruning)
 
     async def close(self) -> None:
-        """Let go of threads and connections; containers live on."""
-        self._launching.class_data.close()
+        """Let go of threads and connections, and end preparations; agents' containers live on. Idempotent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LET_GO_S):
+                await asyncio.to_thread(self._launching.close, _LET_GO_S)
         for pool in (self._pulls, self._starts, self._stops, self._reads):
             pool.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
@@ -170,7 +176,7 @@ class DockerBackend:
         if made.running:
             yield Progress(text=f"container {made.id[:12]} of an earlier start runs already")
             return
-        await self._turns.step(self._starts, order.agent, self._launching.start, order, made.id)
+        await self._turns.step(self._starts, order.agent, self._launching.start, order, made)
         done = "made" if order.channel else "started"
         yield Progress(text=f"container {made.id[:12]} of {order.image} {done} ({limits_text(order.template)})")
 
@@ -234,7 +240,8 @@ class DockerBackend:
         return await self._in(self._reads, reading.log_tail, self._engine, agent, ids, lines)
 
     async def listing(self, owner: str) -> Listing:
-        """Containers, volumes and networks with the owner's mark."""
+        """Containers, volumes and networks with the owner's mark; in passing, what no agent needs any more goes."""
+        self._launching.preparing.later(self._pruning)
         return await self._in(self._reads, reading.listing, self._engine, owner)
 
     async def remove_found(self, found: Found) -> None:

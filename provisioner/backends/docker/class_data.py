@@ -10,24 +10,22 @@ recorded with `-XX:DumpLoadedClassList` from agents on Java 17 and 25. The agent
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import threading
-import time
 import zipfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 
 from provisioner.backends.contract import CACHE_KEY, Order
 from provisioner.backends.docker.archive import Archive
 from provisioner.backends.docker.container import JAR_AT
-from provisioner.backends.docker.engine import Engine, RefusedError, filters, name
-from provisioner.backends.docker.reading import age_s
+from provisioner.backends.docker.engine import RefusedError
+from provisioner.backends.docker.preparing import Preparing
+from provisioner.backends.docker.reading import lacked_memory
 from provisioner.backends.docker.shared import Shared, SharedVolumes, mount
-from provisioner.model.errors import LaunchError
+from provisioner.model.errors import LaunchError, Reason
 from provisioner.transports.java import FLAGS
 
 CLASSES_AT = "/opt/jenkins-provisioner-classes"
@@ -42,12 +40,7 @@ _DONE = f"{CLASSES_AT}/done"
 #: The weight of the preparation beside launches and builds, of 1024.
 _CPU_SHARES = 64
 _MEMORY_BYTES = 512 << 20
-_TRUST_S = 600.0
-_AGAIN_S = 300.0
-#: A preparation this old is what a dead sidecar left.
-_LEFT_S = 900.0
-#: Class data this old that no container uses are removed, for they may be of a controller that was upgraded since.
-_OLD_S = 30 * 24 * 3600.0
+_KILLED = 137
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,42 +58,18 @@ class ClassData:
 
     Args:
         volumes: the shared volumes of the engine.
+        preparing: who makes them.
     """
 
-    def __init__(self, volumes: SharedVolumes) -> None:
+    def __init__(self, volumes: SharedVolumes, preparing: Preparing) -> None:
         self._volumes = volumes
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="docker-prepare")
-        self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, bool]] = {}  # volume: until when it is trusted, and whether it has data
-        self._under_way: set[str] = set()
+        self._preparing = preparing
 
     def use(self, order: Order, jvm: Jvm) -> tuple[list[str], list[dict[str, object]]]:
         """Options and mounts for a start; none as long as there are no data, which are then prepared."""
         shared = _shared(jvm)
-        with self._lock:
-            until, there = self._known.get(shared.name, (0.0, False))
-            if until < time.monotonic() and shared.name not in self._under_way:
-                self._under_way.add(shared.name)
-                self._submit(shared, order.agent_jar, jvm)
+        there = self._preparing.there(shared.name, partial(self._ensure, shared, order.agent_jar, jvm))
         return ([f"-XX:SharedArchiveFile={_DATA}"], [mount(shared)]) if there else ([], [])
-
-    def _submit(self, shared: Shared, agent_jar: bytes, jvm: Jvm) -> None:
-        try:
-            self._threads.submit(self._prepare, shared, agent_jar, jvm)
-        except RuntimeError:
-            self._under_way.discard(shared.name)  # the backend was closed
-
-    def _prepare(self, shared: Shared, agent_jar: bytes, jvm: Jvm) -> None:
-        known = (time.monotonic() + _AGAIN_S, False)
-        try:
-            there = self._ensure(shared, agent_jar, jvm)
-            known = (time.monotonic() + _TRUST_S, there)
-        except (RefusedError, LaunchError):
-            pass  # agents start without; it is tried again later
-        finally:
-            with self._lock:
-                self._known[shared.name] = known
-                self._under_way.discard(shared.name)
 
     def _ensure(self, shared: Shared, agent_jar: bytes, jvm: Jvm) -> bool:
         """Have the volume filled; whether this JVM made data."""
@@ -138,7 +107,11 @@ class ClassData:
         engine = self._volumes.engine
         try:
             engine.call("POST", f"/containers/{holder}/start")
-            engine.call("POST", f"/containers/{holder}/wait")
+            ended = engine.call("POST", f"/containers/{holder}/wait").json()
+            if isinstance(ended, Mapping) and ended["StatusCode"] == _KILLED and not self._lacked_memory(holder):
+                raise LaunchError(
+                    "the preparation of class data was ended from outside", reason=Reason.PROVIDER_UNREACHABLE
+                )
         except RefusedError as refused:
             if refused.code not in (400, 404):  # 400, 404: the image has no such Java
                 raise
@@ -147,50 +120,9 @@ class ClassData:
         done.file(_DONE, b"", uid=0, mode=0o444)
         self._volumes.put(holder, done.content())
 
-    def prune(self) -> None:
-        """Remove class data whose image or runtime is gone. Never fails; for a thread in the background."""
-        with contextlib.suppress(RuntimeError):  # the backend was closed
-            self._threads.submit(prune, self._volumes.engine)
-
-    def close(self) -> None:
-        """Let go of the thread."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def prune(engine: Engine) -> None:
-    """Remove preparations that dead sidecars left, and class data that are old or whose image or runtime is gone.
-
-    Blocks; what fails is left alone.
-    """
-    try:
-        query = {"all": "1", **filters(label=f"{CACHE_KEY}={KIND}")}
-        found = engine.call("GET", "/containers/json", query=query).json()
-        for container in found if isinstance(found, Sequence) else ():
-            if time.time() - float(container["Created"]) > _LEFT_S:
-                _remove(engine, f"/containers/{container['Id']}", {"force": "1", "v": "1"})
-        answer = engine.call("GET", "/volumes", query=filters(label=f"{CACHE_KEY}={KIND}")).json()
-        listed = answer.get("Volumes") if isinstance(answer, Mapping) else None
-        for volume in listed if isinstance(listed, Sequence) else ():
-            if (age_s(volume.get("CreatedAt")) or 0.0) > _OLD_S:
-                _remove(engine, f"/volumes/{name(str(volume['Name']))}", {})
-                continue
-            of = str((volume.get("Labels") or {}).get(OF_KEY, ""))
-            path = f"/images/{name(of)}/json" if of.startswith("sha256:") else f"/volumes/{name(of)}"
-            try:
-                engine.call("GET", path)
-            except RefusedError as refused:
-                if refused.code == 404:
-                    _remove(engine, f"/volumes/{name(str(volume['Name']))}", {})
-    except (RefusedError, LaunchError):
-        pass
-
-
-def _remove(engine: Engine, path: str, query: Mapping[str, str]) -> None:
-    try:
-        engine.call("DELETE", path, query=query)
-    except RefusedError as refused:
-        if refused.code not in (404, 409):  # gone, or in use
-            raise
+    def _lacked_memory(self, holder: str) -> bool:
+        found = self._volumes.engine.call("GET", f"/containers/{holder}/json").json()
+        return isinstance(found, Mapping) and lacked_memory(self._volumes.engine, found)
 
 
 def _shared(jvm: Jvm) -> Shared:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from provisioner.backends.contract import AGENT_KEY, CACHE_KEY, OWNER_KEY, Order
+from provisioner.backends.docker.read_only import MEMORY_OPTIONS, is_read_only, writable
 from provisioner.model.errors import LaunchError, Reason
 
 SECRETS_AT = "/run/jenkins-provisioner"
@@ -107,6 +108,7 @@ def body(
     network: str | None,
     runtime: str | None,
     shared: Sequence[Mapping[str, object]],
+    before: Sequence[str] = (),
     workspace: Workspace | None = None,
     port: Port | None = None,
 ) -> dict[str, object]:
@@ -118,13 +120,14 @@ def body(
         network: what it joins.
         runtime: what runs it.
         shared: mounts of what all containers share.
+        before: a program with arguments that ends as the command that follows it.
         workspace: what outlives it of its work folder.
         port: where its command listens, if it does.
 
     The secret volume is writable, since the engine puts no file into a read-only one; its folder and files
     belong to root and to the agent's user, each with no more rights than it needs.
     """
-    words = command(order, java, port=port.number if port else PORT)
+    words = [*before, *command(order, java, port=port.number if port else PORT)]
     mounts: list[dict[str, object]] = [
         _volume(order.agent, SECRETS_AT, marks(order.owner, order.agent)),
         *(_volume(cache.volume, cache.at, {CACHE_KEY: cache.name}) for cache in caches(order)),
@@ -135,15 +138,7 @@ def body(
         kept = {CACHE_KEY: "workspace", WORKSPACE_OF_KEY: workspace.of}
         mounts.append(_volume(workspace.volume, workspace_at(order), kept))
         labels[WORKSPACE_KEY] = workspace.base
-    host: dict[str, object] = {
-        "Init": True,
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
-        "Mounts": mounts,
-        **dict(_limits(order.template)),
-        **dict(_names(order.template)),
-    }
-    if order.channel:
-        host["LogConfig"] = {"Type": "none"}  # or all that a build sends were written to the engine's disk
+    host = _host(order, mounts)
     if network:
         host["NetworkMode"] = network
     if runtime:
@@ -170,13 +165,33 @@ def body(
     return made
 
 
+def _host(order: Order, mounts: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """What the engine's machine gives to the container: limits, names, mounts, and places to write to."""
+    host: dict[str, object] = {
+        "Init": True,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+        "Mounts": mounts,
+        **dict(_limits(order.template)),
+        **dict(_names(order.template)),
+    }
+    if is_read_only(order):
+        open_at = writable(order, [str(mount["Target"]) for mount in mounts])
+        on_disk = [_volume(None, folder, marks(order.owner, order.agent)) for folder in open_at.on_disk]
+        host["Mounts"] = [*mounts, *on_disk]
+        host |= {"ReadonlyRootfs": True, "Tmpfs": dict.fromkeys(open_at.in_memory, MEMORY_OPTIONS)}
+    if order.channel:
+        host["LogConfig"] = {"Type": "none"}  # or all that a build sends were written to the engine's disk
+    return host
+
+
 def _secret_paths(order: Order) -> dict[str, str]:
     return {file.env: file.at or f"{SECRETS_AT}/{file.name}" for file in order.files if file.env}
 
 
-def _volume(source: str, target: str, labels: Mapping[str, str]) -> dict[str, object]:
-    options = {"NoCopy": True, "Labels": dict(labels)}
-    return {"Type": "volume", "Source": source, "Target": target, "VolumeOptions": options}
+def _volume(source: str | None, target: str, labels: Mapping[str, str]) -> dict[str, object]:
+    """A volume with its name, or one without that goes with its container and begins as the image's folder."""
+    options = {"NoCopy": source is not None, "Labels": dict(labels)}
+    return {"Type": "volume", "Target": target, "VolumeOptions": options, **({"Source": source} if source else {})}
 
 
 def _limits(template: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -232,6 +247,8 @@ def limits_text(template: Mapping[str, object]) -> str:
         told.append(f"devices {' '.join(map(str, devices))}")
     if gpus := resources.get("gpus"):
         told.append(f"{gpus} GPUs")
+    if template.get("read_only"):
+        told.append("read-only root")
     return ", ".join(told) or "no limits"
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import docker
@@ -23,32 +23,14 @@ from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 from docker.types import CancellableStream
 
-from provisioner.backends.docker.ssh import SshAdapter, SshError, SshFiles, SshWay, end_stream
+from provisioner.backends.docker.ssh import SshAdapter, SshError, SshWay, end_stream
+from provisioner.backends.endpoint_files import SshFiles, TlsFiles
 from provisioner.model.errors import LaunchError, Reason
 
 _CONNECT_S = 5
 _ANY_API = "1.40"  # until the engine has told its own
 _CONNECTIONS = 48  # at least one for each thread that may use the engine
 _KEPT_BYTES = 256 * 1024
-
-
-class Tls(Protocol):
-    """Files of an encrypted endpoint."""
-
-    @property
-    def ca(self) -> str:
-        """The authority that signed the engine's certificate."""
-        ...
-
-    @property
-    def cert(self) -> str:
-        """Our own certificate."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Our own private key."""
-        ...
 
 
 class _UnixConnection(UnixHTTPConnection):
@@ -145,7 +127,7 @@ class Engine:
         timeout_s: the longest wait for an answer.
     """
 
-    def __init__(self, *, endpoint: str, tls: Tls | None, ssh: SshFiles | None = None, timeout_s: float) -> None:
+    def __init__(self, *, endpoint: str, tls: TlsFiles | None, ssh: SshFiles | None = None, timeout_s: float) -> None:
         self.endpoint = endpoint
         self.tls = tls
         self._ssh = ssh

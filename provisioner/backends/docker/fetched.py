@@ -71,12 +71,10 @@ class FetchedJars:
         self._looking = threading.Lock()
         self._sets: dict[str, _Set] = {}
         self._started: dict[str, _Started] = {}
-        # to an engine elsewhere they would take as long as to the agent from its controller
-        self._worth_it = engine.endpoint.startswith("unix://")
 
     def given(self, order: Order) -> Mapping[str, bytes]:
         """The jars for an agent about to start, by their path below its folder of jars."""
-        if not (self._worth_it and order.jars_at and order.agent_jar):
+        if not (order.jars_at and order.agent_jar):
             return {}
         key = f"{order.jars_of} {hashlib.sha256(order.agent_jar).hexdigest()}"
         with self._lock:

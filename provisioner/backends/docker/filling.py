@@ -3,46 +3,90 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from provisioner.backends.contract import Order
 from provisioner.backends.docker.archive import Archive, first_file
 from provisioner.backends.docker.container import SECRETS_AT, caches, workspace_at
 from provisioner.backends.docker.engine import Engine, RefusedError, name
-from provisioner.backends.docker.fetched import GIVEN_MTIME, FetchedJars
+from provisioner.backends.docker.fetched import GIVEN_MTIME
 from provisioner.backends.docker.images import Images
+from provisioner.backends.docker.read_only import is_read_only
 from provisioner.backends.docker.removal import remove_container
 
 
 class Filling:
-    """Makes the archive of each container of one engine.
+    """Fills the containers of one engine.
 
     Args:
         engine: where.
         images: what is known of its images.
-        fetched: jars that earlier agents fetched.
     """
 
-    def __init__(self, *, engine: Engine, images: Images, fetched: FetchedJars) -> None:
+    def __init__(self, *, engine: Engine, images: Images) -> None:
         self._engine = engine
         self._images = images
-        self._fetched = fetched
         self._uids: dict[tuple[str, str], int | None] = {}
         self._there: dict[tuple[str, str], bool] = {}  # folders of an image
         self._lock = threading.Lock()
 
-    def archive(self, order: Order, container: str, labels: Mapping[str, str]) -> bytes:
-        """All that a container gets, to be unpacked below `/`.
+    def fill(
+        self,
+        order: Order,
+        container: str,
+        labels: Mapping[str, str],
+        *,
+        jars: Mapping[str, bytes],
+        folders: Iterable[str] = (),
+    ) -> None:
+        """Put in all that a container gets; it has been made and not started.
 
         Args:
             order: what was asked for.
             container: its id.
-            labels: the marks of whatever has to be made to look into the image.
+            labels: the marks of whatever has to be made for that.
+            jars: what earlier agents fetched, by the path below the folder of jars.
+            folders: below the work folder, to be made for the agent.
 
         Raises:
             RefusedError: the engine's own words.
         """
+        archive = self._archive(order, container, labels, jars, folders)
+        if not is_read_only(order):
+            self._put(container, archive)
+            return
+        # the engine puts nothing at the root of such a container, so another one with its volumes is filled instead;
+        # one by name, since the engine forgets who has the others: while this one is in use, `stop` looks for us
+        secrets = {"Type": "volume", "Source": order.agent, "Target": SECRETS_AT, "VolumeOptions": {"NoCopy": True}}
+        with self._aside(order.image or "", labels, {"VolumesFrom": [container], "Mounts": [secrets]}) as filler:
+            self._put(filler, archive)
+
+    def _put(self, container: str, archive: bytes) -> None:
+        self._engine.call("PUT", f"/containers/{container}/archive", query={"path": "/"}, archive=archive)
+
+    @contextmanager
+    def _aside(self, image: str, labels: Mapping[str, str], host: Mapping[str, object]) -> Iterator[str]:
+        """A container that is never started, for the time of the block."""
+        body = {"Image": image, "Entrypoint": ["never-started"], "Labels": dict(labels)}
+        body["HostConfig"] = {"NetworkMode": "none", **host}
+        made = self._engine.call("POST", "/containers/create", body=body).json()
+        container = str(made["Id"]) if isinstance(made, Mapping) else ""
+        try:
+            yield container
+        finally:
+            remove_container(self._engine, container)  # volumes that another container has, too, stay
+
+    def _archive(
+        self,
+        order: Order,
+        container: str,
+        labels: Mapping[str, str],
+        jars: Mapping[str, bytes],
+        folders: Iterable[str],
+    ) -> bytes:
+        """All that a container gets, to be unpacked below `/`."""
         server, _, _ = (order.run_as or self._image_user(order)).partition(":")
         user, _, group = (order.work_as or order.run_as or self._image_user(order)).partition(":")
         uid, server_uid = self._uid(order, container, user), self._uid(order, container, server)
@@ -60,7 +104,12 @@ class Filling:
             archive.folder(folder, uid=uid or 0, gid=gid, mode=folder_mode)
         for at, target in linked.items():
             archive.link(at, target, uid=uid or 0, gid=gid)
-        self._give_jars(archive, order, uid, gid)
+        wanted = {*folders, *(f"{order.jars_at}/{path.partition('/')[0]}" for path in jars)}
+        for folder in _below(order.remote_fs, wanted):
+            archive.folder(folder, uid=uid or 0, gid=gid, mode=folder_mode)
+        for path, content in jars.items():
+            mode = 0o666 if uid is None else 0o644
+            archive.file(f"{order.jars_at}/{path}", content, uid=uid or 0, gid=gid, mode=mode, mtime=GIVEN_MTIME)
         return archive.content()
 
     def _missing_above(self, paths: Iterable[str], order: Order, labels: Mapping[str, str]) -> list[str]:
@@ -78,14 +127,8 @@ class Filling:
 
     def _look_for(self, paths: Iterable[str], image: str, labels: Mapping[str, str]) -> dict[str, bool]:
         """Which folders an image has. A container with mounts would show those of the mounts, too."""
-        body = {"Image": image, "Entrypoint": ["never-started"], "Labels": dict(labels)}
-        body["HostConfig"] = {"NetworkMode": "none"}
-        made = self._engine.call("POST", "/containers/create", body=body).json()
-        looker = str(made["Id"]) if isinstance(made, Mapping) else ""
-        try:
+        with self._aside(image, labels, {}) as looker:
             return {path: self._has(looker, path) for path in paths}
-        finally:
-            remove_container(self._engine, looker)
 
     def _has(self, container: str, path: str) -> bool:
         try:
@@ -95,24 +138,6 @@ class Filling:
                 return False
             raise
         return True
-
-    def _give_jars(self, archive: Archive, order: Order, uid: int | None, gid: int) -> None:
-        """Put in what earlier agents fetched, in folders in which the agent can put more."""
-        jars = self._fetched.given(order)
-        below = order.jars_at.removeprefix(order.remote_fs).strip("/")
-        folders = [str(parent) for parent in reversed(PurePosixPath(below, "x").parents)][1:]
-        folders += sorted({f"{below}/{path.partition('/')[0]}" for path in jars})
-        for folder in folders if jars else ():
-            archive.folder(f"{order.remote_fs}/{folder}", uid=uid or 0, gid=gid, mode=0o777 if uid is None else 0o755)
-        for path, content in jars.items():
-            archive.file(
-                f"{order.jars_at}/{path}",
-                content,
-                uid=uid or 0,
-                gid=gid,
-                mode=0o666 if uid is None else 0o644,
-                mtime=GIVEN_MTIME,
-            )
 
     def _image_user(self, order: Order) -> str:
         known = self._images.known(order.image or "")
@@ -144,3 +169,10 @@ class Filling:
             if len(fields) > 2 and fields[0] == user and fields[2].isdigit():
                 return int(fields[2])
         return None
+
+
+def _below(top: str, folders: Iterable[str]) -> list[str]:
+    """These folders and those between them and the top, from above."""
+    root = PurePosixPath(top)
+    found = {one for folder in folders for one in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
+    return sorted(str(one) for one in found if root in one.parents)

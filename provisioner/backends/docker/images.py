@@ -211,8 +211,8 @@ class Images:
                     told, told_at = text, time.monotonic()
                     yield Progress(text=text)
             failed = task.exception()
-            if isinstance(failed, LaunchError):  # each waiter raises one of its own
-                raise LaunchError(failed.message, reason=failed.reason, retryable=failed.retryable) from failed
+            if isinstance(failed, LaunchError):
+                raise failed.again() from failed  # each waiter raises one of its own
             if failed is not None:
                 raise failed
         finally:

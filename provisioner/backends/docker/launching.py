@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Order
 from provisioner.backends.docker.addressing import Addressing
@@ -15,6 +15,8 @@ from provisioner.backends.docker.fetched import FetchedJars
 from provisioner.backends.docker.filling import Filling
 from provisioner.backends.docker.images import Images
 from provisioner.backends.docker.jar import ensure_jar
+from provisioner.backends.docker.jar_volumes import JarVolumes
+from provisioner.backends.docker.preparing import Preparing
 from provisioner.backends.docker.removal import remove_agent, remove_container
 from provisioner.backends.docker.runtime import TOOLS_AT, Runtime
 from provisioner.backends.docker.shared import SharedVolumes, mount
@@ -33,6 +35,8 @@ class Made:
 
     id: str
     running: bool
+    copies: bool = False  # jars, before its Java starts
+    jars: Mapping[str, bytes] = field(default_factory=dict)  # to be put in
 
 
 class Launching:
@@ -64,6 +68,7 @@ class Launching:
         self._addressing = addressing
         self._engine = engine
         self._images = images
+        self._fetched = fetched
         self._check = check
         self._java = java
         self._network = network
@@ -71,9 +76,16 @@ class Launching:
         self._volumes = SharedVolumes(engine)
         self._injected = Runtime()
         self._ssh_server = SshServer()
-        self.class_data = ClassData(self._volumes)
-        self._filling = Filling(engine=engine, images=images, fetched=fetched)
+        self.preparing = Preparing()
+        self._class_data = ClassData(self._volumes, self.preparing)
+        self._jars = JarVolumes(self._volumes, self.preparing)
+        self._filling = Filling(engine=engine, images=images)
         self._workspaces = Workspaces(engine)
+
+    def close(self, timeout_s: float) -> None:
+        """End what is prepared in the background; blocks up to about this long."""
+        self.preparing.close()
+        self._volumes.let_go(timeout_s)
 
     def make(self, order: Order) -> Made:
         """Make the container, or find the running one of an earlier start.
@@ -94,17 +106,23 @@ class Launching:
 
     def _create(self, order: Order) -> Made:
         asked, java, shared = self._prepared(order)
+        jars = self._fetched.given(order)
+        copying = self._jars.use(order, jars)
         with self._workspaces.taken(order) as workspace:
             wanted = body(
                 asked,
                 java=java,
                 network=self._network,
                 runtime=self._runtime,
-                shared=shared,
+                shared=[*shared, copying.mount] if copying else shared,
+                before=copying.words if copying else (),
                 workspace=workspace,
                 port=self._addressing.port() if order.listens else None,
             )
-            return self._make(order, wanted)
+            made = self._make(order, wanted)
+        # to an engine elsewhere they would take as long as to the agent from its controller
+        to_put = not copying and self._engine.endpoint.startswith("unix://")
+        return replace(made, copies=copying is not None, jars=jars if to_put else {})
 
     def _make(self, order: Order, wanted: Mapping[str, object]) -> Made:
         for attempt in (1, 2, 3):
@@ -134,7 +152,7 @@ class Launching:
         mounts = [mount(volume) for volume in (*volumes, *server)]
         if not order.agent_jar.startswith(_ZIP) or not of:
             return order, [java], mounts
-        options, more = self.class_data.use(
+        options, more = self._class_data.use(
             order, Jvm(of=of, image=order.image or "", java=java, mounts=tuple(volumes))
         )
         return order, [java, *options], [*mounts, *more]
@@ -160,26 +178,24 @@ class Launching:
         remove_container(self._engine, str(found["Id"]))
         return None
 
-    def start(self, order: Order, container: str) -> None:
+    def start(self, order: Order, made: Made) -> None:
         """Fill the secret volume, make the work folder, start, unless its channel is to be opened first.
 
         Raises:
             LaunchError: with the reason.
         """
         try:
-            self._engine.call(
-                "PUT",
-                f"/containers/{container}/archive",
-                query={"path": "/"},
-                archive=self._filling.archive(order, container, marks(order.owner, order.agent)),
-            )
+            folders = [order.jars_at] if made.copies else []
+            self._filling.fill(order, made.id, marks(order.owner, order.agent), jars=made.jars, folders=folders)
             self._check(order.agent)
             if not order.channel:
-                self._engine.call("POST", f"/containers/{container}/start")
+                self._engine.call("POST", f"/containers/{made.id}/start")
         except RefusedError as refused:
             self._check(order.agent)  # a stop may have removed it under our hands: that is no fault
+            if made.copies:
+                self._jars.doubt()
             raise start_error(refused, order.agent) from refused
-        self._yield_to_stop(order.agent, container)
+        self._yield_to_stop(order.agent, made.id)
 
     def _yield_to_stop(self, agent: str, container: str) -> None:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from provisioner.backends.contract import AGENT_KEY, OWNER_KEY, Found, InstanceState, Listing, Stats, Status
 from provisioner.backends.docker.engine import Engine, RefusedError, filters, name
@@ -13,6 +15,11 @@ from provisioner.model.errors import LaunchError
 
 #: The longest wait for a short answer: a reader must see soon that an engine hangs.
 READ_S = 10.0
+
+#: How a container ends whose first process was killed.
+_KILLED = 137
+#: In which span about a container's end the kernel's word on its memory belongs to it.
+_BEFORE_END_S, _AFTER_END_S = 10.0, 2.0
 
 _STATES = {
     "created": InstanceState.CREATED,
@@ -42,9 +49,46 @@ def status(engine: Engine, agent: str, ids: Mapping[str, str]) -> Status:
     return Status(
         state=known,
         exit_code=int(state["ExitCode"]),
-        out_of_memory=bool(state["OOMKilled"]),
+        out_of_memory=lacked_memory(engine, found),
         detail=str(state.get("Error") or ""),
     )
+
+
+def lacked_memory(engine: Engine, found: Mapping[str, Any]) -> bool:
+    """Whether a container that has ended was killed for want of memory.
+
+    Args:
+        engine: where it ran.
+        found: what the engine says of it.
+    """
+    return bool(found["State"]["OOMKilled"]) or _killed_for_memory(engine, found)
+
+
+def _killed_for_memory(engine: Engine, found: Mapping[str, Any]) -> bool:
+    """Whether the kernel killed it for want of memory, although the engine's state of it does not say so.
+
+    The kernel's word reaches the engine beside the container's end. Where it comes second the state is never put
+    right, and only the engine's events tell. They are asked for what came about the end; the engine itself ends the
+    answer, a moment after the container's end by its own clock, so that a later question does not wait.
+    """
+    state, limits = found["State"], found.get("HostConfig")
+    memory = limits.get("Memory") if isinstance(limits, Mapping) else None
+    if int(state["ExitCode"]) != _KILLED or not memory:
+        return False
+    try:
+        end = datetime.fromisoformat(str(state["FinishedAt"])).timestamp()
+    except (KeyError, ValueError):
+        return False
+    wanted = {"type": ["container"], "event": ["oom"], "container": [found["Id"]]}
+    query = {"since": f"{end - _BEFORE_END_S:.3f}", "until": f"{end + _AFTER_END_S:.3f}", "filters": json.dumps(wanted)}
+    try:
+        stream = engine.stream("GET", "/events", query=query, silence_s=_AFTER_END_S + 1.0)
+        try:
+            return any(True for _ in stream)
+        finally:
+            stream.close()
+    except (RefusedError, LaunchError):
+        return False  # a proxy before the engine that lets no events through, or a clock that was put back
 
 
 def stats(engine: Engine, agent: str, ids: Mapping[str, str]) -> Stats:

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.backends.docker.shared import SharedVolumes
+from provisioner.backends.contract import Order
+from provisioner.backends.docker.container import marks
+from provisioner.backends.docker.shared import Shared, SharedVolumes
 from provisioner.model.errors import LaunchError, Reason
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -28,6 +30,29 @@ class Bringing:
     key: str  # of the template, with its value
     what: str  # in a word
     instead: str  # what to write where it does not work
+
+    def volume(self, volumes: SharedVolumes, order: Order, shared: Shared, pack: Callable[[], bytes]) -> Shared:
+        """Have a volume full of what is brought. Blocks, for seconds at the first time on an engine.
+
+        Args:
+            volumes: those of the engine.
+            order: whose agent wants it.
+            shared: the volume; it is given back.
+            pack: gives the archive; not asked where the volume is full.
+
+        Raises:
+            RefusedError: the engine's own words.
+            LaunchError: also if the engine's machine is of another kind; provider_unreachable, or another sidecar's
+                filling does not end.
+        """
+
+        def for_this_machine() -> bytes:
+            self.check_machine(volumes)
+            return pack()
+
+        labels = marks(order.owner, order.agent)
+        volumes.ensure_packed(shared, image=order.image or "", labels=labels, pack=for_this_machine)
+        return shared
 
     def patchelf(self) -> str:
         """The program that gives a binary another loader."""
@@ -112,3 +137,12 @@ class Bringing:
                 f"write {self.instead}",
                 reason=Reason.TEMPLATE_INVALID,
             )
+
+
+def problem_of(find: Callable[[], object]) -> str | None:
+    """What keeps us from bringing what `find` looks for; None: nothing."""
+    try:
+        find()
+    except LaunchError as error:
+        return error.message
+    return None

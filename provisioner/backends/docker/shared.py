@@ -6,6 +6,7 @@ Containers mount them read-only. Many threads and several sidecars may want one 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -13,7 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from provisioner.backends.contract import CACHE_KEY
+from provisioner.backends.docker.archive import Archive
 from provisioner.backends.docker.engine import Engine, RefusedError, name
+from provisioner.backends.docker.removal import remove_unless_used
 from provisioner.model.errors import LaunchError, Reason
 
 #: For so long a volume that was seen full is taken as full.
@@ -60,6 +63,7 @@ class SharedVolumes:
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._full: dict[str, tuple[float, str]] = {}  # volume: when it was seen, and when it was made
+        self._held: set[str] = set()
 
     def ensure(
         self,
@@ -97,7 +101,42 @@ class SharedVolumes:
                     fill(holder)
             finally:
                 self.remove(holder)
-            self._full[shared.name] = (time.monotonic(), self._made_at(shared.name) or "")
+            self._full[shared.name] = (time.monotonic(), self._made_at(shared.name))
+
+    def ensure_packed(
+        self, shared: Shared, *, image: str, labels: Mapping[str, str], pack: Callable[[], bytes]
+    ) -> None:
+        """Have a volume full whose content is packed only if it must be; a file that comes last says that it is full.
+
+        Args:
+            shared: the volume.
+            image: any image of the engine; nothing of it is run.
+            labels: of the container that fills it.
+            pack: gives the archive, to be unpacked below `/`.
+
+        Raises:
+            RefusedError: the engine's own words.
+            LaunchError: what `pack` raises; provider_unreachable, or another sidecar's filling does not end.
+        """
+        last = f"{shared.at}/full"
+
+        def fill(holder: str) -> None:
+            self.put(holder, pack())
+            done = Archive()
+            done.file(last, b"", uid=0, mode=0o444)
+            self.put(holder, done.content())
+
+        self.ensure(
+            shared, image=image, labels=labels, full=lambda holder: self.size(holder, last) is not None, fill=fill
+        )
+
+    def is_full(self, shared: Shared) -> bool:
+        """Whether it was seen full and is still there. Raises RefusedError."""
+        return self._trusted(shared.name) or self._still_there(shared.name)
+
+    def forget(self, volume: str) -> None:
+        """Look at it again before the next use."""
+        self._full.pop(volume, None)
 
     def _trusted(self, volume: str) -> bool:
         seen = self._full.get(volume)
@@ -106,19 +145,24 @@ class SharedVolumes:
     def _still_there(self, volume: str) -> bool:
         """Whether it is the one we saw full: somebody may have pruned it, and the engine made an empty one."""
         seen = self._full.get(volume)
-        if seen is None or seen[1] != self._made_at(volume):
+        made = self._made_at(volume)
+        if seen is None or not made or seen[1] != made:
             return False
         self._full[volume] = (time.monotonic(), seen[1])
         return True
 
-    def _made_at(self, volume: str) -> str | None:
+    def _made_at(self, volume: str) -> str:
+        return self._told(f"/volumes/{name(volume)}", "CreatedAt")
+
+    def _told(self, path: str, field: str) -> str:
+        """What the engine says of a thing; empty: there is none."""
         try:
-            found = self.engine.call("GET", f"/volumes/{name(volume)}").json()
+            found = self.engine.call("GET", path).json()
         except RefusedError as refused:
             if refused.code == 404:
-                return None
+                return ""
             raise
-        return str(found["CreatedAt"]) if isinstance(found, Mapping) else None
+        return str(found[field]) if isinstance(found, Mapping) else ""
 
     def hold(self, shared: Shared, body: Mapping[str, object]) -> str:
         """Make the container by which the volume is filled, and give its id.
@@ -149,8 +193,10 @@ class SharedVolumes:
                 if refused.code != 409:
                     raise
             else:
-                return str(made["Id"]) if isinstance(made, Mapping) else ""
-            found = self._id_of(f"{shared.name}-fill")
+                holder = str(made["Id"]) if isinstance(made, Mapping) else ""
+                self._held.add(holder)
+                return holder
+            found = self._told(f"/containers/{name(shared.name)}-fill/json", "Id")
             if found != other:
                 other, since = found, time.monotonic()
             elif found and time.monotonic() - since > stale_s:
@@ -163,15 +209,6 @@ class SharedVolumes:
                     retryable=True,
                 )
             time.sleep(0.1)
-
-    def _id_of(self, container: str) -> str:
-        try:
-            found = self.engine.call("GET", f"/containers/{name(container)}/json").json()
-        except RefusedError as refused:
-            if refused.code == 404:
-                return ""
-            raise
-        return str(found["Id"]) if isinstance(found, Mapping) else ""
 
     def size(self, holder: str, path: str) -> int | None:
         """The size of a file; None if there is none."""
@@ -190,8 +227,15 @@ class SharedVolumes:
 
     def remove(self, container: str) -> None:
         """Remove a filler; gone is done."""
-        try:
-            self.engine.call("DELETE", f"/containers/{container}", query={"force": "1", "v": "1"})
-        except RefusedError as refused:
-            if refused.code not in (404, 409):
-                raise
+        remove_unless_used(self.engine, f"/containers/{container}", force=True)
+        self._held.discard(container)
+
+    def let_go(self, timeout_s: float) -> None:
+        """Remove the fillers under way, for nobody will wait for them; what cannot be removed now is pruned later.
+
+        Args:
+            timeout_s: the longest wait for each.
+        """
+        for holder in tuple(self._held):
+            with contextlib.suppress(RefusedError, LaunchError):
+                remove_unless_used(self.engine, f"/containers/{holder}", force=True, timeout_s=timeout_s)

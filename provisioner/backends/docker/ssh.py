@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import paramiko
@@ -21,26 +21,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from provisioner.backends.endpoint_files import SshFiles
+
 #: Below the ten that OpenSSH allows, for those that it has not seen end yet.
 _SESSIONS = 8
 _COMMAND = "docker system dial-stdio"
 _PORT = 22
 _KEEP_ALIVE_S = 15
 _SAID_BYTES = 2000
-
-
-class SshFiles(Protocol):
-    """Files of an ssh:// endpoint; where one is not given, those of the account that the sidecar runs as."""
-
-    @property
-    def key(self) -> str | None:
-        """Our private key."""
-        ...
-
-    @property
-    def known_hosts(self) -> str | None:
-        """Host keys as OpenSSH keeps them."""
-        ...
 
 
 class SshError(OSError):

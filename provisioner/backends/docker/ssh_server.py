@@ -20,14 +20,12 @@ from pathlib import Path
 
 from provisioner.backends.contract import Order
 from provisioner.backends.docker.archive import Archive
-from provisioner.backends.docker.container import SSHD_AT, marks
-from provisioner.backends.docker.relocated import Bringing
+from provisioner.backends.docker.container import SSHD_AT
+from provisioner.backends.docker.relocated import Bringing, problem_of
 from provisioner.backends.docker.shared import Shared, SharedVolumes
-from provisioner.model.errors import LaunchError
 
 _LAYOUT = "2"  # to be raised when what is made of the same parts changes
 _BRINGING = Bringing(key="`ssh: {server: injected}`", what="SSH server", instead="`ssh: {server: image}`")
-_FULL = f"{SSHD_AT}/full"
 _PROGRAM = f"{SSHD_AT}/sshd"
 #: Parts of the standard library that no server needs; some want libraries that a small machine lacks.
 _LEFT_OUT = frozenset(
@@ -73,31 +71,12 @@ class SshServer:
                 self._parts = _find()
             parts = self._parts
         shared = Shared(name=f"jenkins-provisioner-sshd-{parts.digest[:32]}", kind="sshd", at=SSHD_AT, slow=True)
-
-        def fill(holder: str) -> None:
-            _BRINGING.check_machine(volumes)
-            volumes.put(holder, _pack(parts))
-            done = Archive()
-            done.file(_FULL, b"", uid=0, mode=0o444)
-            volumes.put(holder, done.content())
-
-        volumes.ensure(
-            shared,
-            image=order.image or "",
-            labels=marks(order.owner, order.agent),
-            full=lambda holder: volumes.size(holder, _FULL) is not None,
-            fill=fill,
-        )
-        return shared
+        return _BRINGING.volume(volumes, order, shared, lambda: _pack(parts))
 
 
 def problem() -> str | None:
     """What keeps us from bringing an SSH server; None: nothing."""
-    try:
-        _find()
-    except LaunchError as error:
-        return error.message
-    return None
+    return problem_of(_find)
 
 
 def _find() -> _Parts:

@@ -8,6 +8,7 @@ sidecar and are found again by their folder, or by the mark in their environment
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import shutil
@@ -39,7 +40,7 @@ from provisioner.backends.process.folder import Folder, keep_jar
 from provisioner.backends.process.launcher import Launch, launch
 from provisioner.backends.process.proc import ProcessId
 from provisioner.backends.turns import Turns
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import LaunchError, NoRoom, Reason
 from provisioner.transports.dialling import Address
 
 P = ParamSpec("P")
@@ -177,11 +178,10 @@ class ProcessBackend:
             folder.write_secrets(order.files)
             jar = keep_jar(self._work_dir, order.agent_jar) if order.agent_jar else None
         except OSError as error:
-            raise LaunchError(
-                f"the folder of {order.agent} cannot be written: {error.strerror}",
-                reason=Reason.DISK_FULL if error.errno in _FULL else Reason.CREATE_REJECTED,
-                retryable=True,
-            ) from error
+            problem = f"the folder of {order.agent} cannot be written: {error.strerror}"
+            if error.errno in _FULL:
+                raise NoRoom(problem, lacks="its disk is full", reason=Reason.DISK_FULL) from error
+            raise LaunchError(problem, reason=Reason.CREATE_REJECTED, retryable=True) from error
         port = 0
         if order.listens:
             port = _free_port()
@@ -366,7 +366,7 @@ def _free_port() -> int:
         return int(held.getsockname()[1])
 
 
-_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def _environment(order: Order, secret_paths: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,11 +229,11 @@ def _make_writable(top: Path) -> None:
 
 
 def keep_jar(work_dir: Path, jar: bytes) -> Path:
-    """Where the agent.jar of this content is; written once, also with two sidecars at it."""
+    """Where the agent.jar of this content is; whole once it is there, also with other threads and sidecars at it."""
     path = work_dir / ".jar" / f"{hashlib.sha256(jar).hexdigest()}.jar"
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
+        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         part.write_bytes(jar)
         part.replace(path)
     return path

@@ -7,6 +7,7 @@ is known even to a later sidecar.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from provisioner.backends.process.folder import Folder
 from provisioner.backends.process.proc import ProcessId, look
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import LaunchError, NoRoom, Reason
 
 # `trap :` and not `trap ''`: a caught signal is back at its default in the command, an ignored one stays
 # ignored. The launcher outlives a SIGTERM to its group just long enough to write the exit code.
@@ -29,6 +30,8 @@ code=$?
 cd "$folder" && echo "$code" > exit.part && mv exit.part exit
 exit "$code"
 """
+#: How the kernel says that the machine, or our user there, has as many as it may.
+_NO_MORE_PROCESSES = frozenset({errno.EAGAIN, errno.ENOMEM})
 _NO_STREAMS = "< /dev/null"
 #: Each end of a named pipe waits for the other: so does the command, until its channel is opened.
 _CHANNEL = "< ../in > ../out"
@@ -93,9 +96,10 @@ def launch(folder: Folder, command: Sequence[str], env: Mapping[str, str], *, ch
         )
     except OSError as error:
         os.close(write)
-        raise LaunchError(
-            f"{folder.agent} cannot be started: {error.strerror}", reason=Reason.CREATE_REJECTED, retryable=True
-        ) from error
+        problem = f"{folder.agent} cannot be started: {error.strerror}"
+        if error.errno in _NO_MORE_PROCESSES:
+            raise NoRoom(problem, lacks="it has no room for more processes") from error
+        raise LaunchError(problem, reason=Reason.CREATE_REJECTED, retryable=True) from error
     finally:
         os.close(read)
     seen = look(pid)

@@ -48,7 +48,7 @@ class ProvisionerBridgeDispatcher extends QueueTaskDispatcher {
             Node node = Jenkins.get().getNode(agent.name)
             Computer computer = node == null ? null : node.toComputer()
             if (computer == null || computer.isOffline()) continue
-            if (label == null || label.matches(node)) return true
+            if (label == null || label.contains(node)) return true  // as the queue itself asks: known to the label
         }
         return false
     }

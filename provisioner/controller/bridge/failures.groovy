@@ -44,16 +44,48 @@ class ProvisionerBridgeFailures {
             } as Runnable)
             return done[0] ? outcome('step_failed', ProvisionerBridgeItem.of(item).json.get('build_url')) : outcome('gone', null)
         }
-        if (item.task instanceof AbstractProject && item instanceof Queue.BuildableItem) {
+        if (makesRecords(item.task) && item instanceof Queue.BuildableItem) {
             console.addInAnyCase(lines)
-            ProvisionerBridgeNotBuilt record = new ProvisionerBridgeNotBuilt((AbstractProject) item.task, (Queue.BuildableItem) item, console.drain())
+            ProvisionerBridgeNotBuilt record = new ProvisionerBridgeNotBuilt((Queue.BuildableItem) item, console.drain())
             boolean[] taken = [false] as boolean[]
             Queue.withLock({ ->
                 if (ProvisionerBridge.queued(wanted) != null && !isPending(item)) taken[0] = record.takeOver()
             } as Runnable)
             return taken[0] ? outcome('not_built', urlOfStarted(item)) : outcome('gone', null)
         }
-        return outcome(queue.cancel(item) ? 'cancelled' : 'gone', null)
+        boolean[] left = [false] as boolean[]
+        Queue.withLock({ ->
+            if (ProvisionerBridge.queued(wanted) != null && !isPending(item)) left[0] = withoutRecord(item, message)
+        } as Runnable)
+        if (!left[0]) return outcome('gone', null)
+        ProvisionerBridge.LOG.log(Level.WARNING, "provisioner bridge: queue item ${item.getId()} (${item.task.getFullDisplayName()}) " +
+            "makes no build record, so it was cancelled: ${message} (${reason})")
+        return outcome('cancelled', null)
+    }
+
+    /** Whether its failure can be a build: not where Jenkins itself runs the job, and only what it starts needs an agent. */
+    private static boolean makesRecords(Queue.Task task) {
+        return task instanceof AbstractProject || (task instanceof Job && !(task instanceof Queue.FlyweightTask))
+    }
+
+    /**
+     * Take an item whose task makes no record out of the queue. The reason is in the item for as long as Jenkins knows
+     * it, and whoever waits for the task is told it. Call it with the queue lock held.
+     */
+    private static boolean withoutRecord(Queue.Item item, String message) {
+        Method leave = Queue.Item.getDeclaredMethod('leave', Queue)
+        Method enter = Queue.LeftItem.getDeclaredMethod('enter', Queue)
+        leave.setAccessible(true)
+        enter.setAccessible(true)
+        if (!leave.invoke(item, Queue.getInstance())) return false
+        AbortException problem = (AbortException) quiet(new AbortException(message))
+        ((AsyncFutureImpl) item.getFuture().getStartCondition()).set(problem)
+        ((AsyncFutureImpl) item.getFuture()).set(problem)
+        Queue.LeftItem left = new Queue.LeftItem(item)
+        left.addAction(new InterruptedBuildAction([new ProvisionerBridgeCause(message)] as Collection<CauseOfInterruption>))
+        enter.invoke(left, Queue.getInstance())
+        ProvisionerBridgeNotBuilt.show()
+        return true
     }
 
     /** Whether a node that is not ours, an agent that another owner has made for it, or a cloud could serve the item. */
@@ -102,16 +134,27 @@ class ProvisionerBridgeFailures {
     }
 }
 
+/** Why an item was cancelled; with the item it is forgotten after some minutes, and never saved. */
+@CompileStatic
+class ProvisionerBridgeCause extends CauseOfInterruption {
+    private final String message
+
+    ProvisionerBridgeCause(String message) { this.message = message }
+
+    @Override
+    String getShortDescription() { return message }
+}
+
 /** A build record for an item that never got an agent: it writes why, and ends NOT_BUILT. */
 @CompileStatic
 class ProvisionerBridgeNotBuilt implements SubTask, Queue.Executable {
-    private final AbstractProject<?, ?> project
+    private final Queue.Task project
     private final Queue.BuildableItem item
     private final List<String> lines
     private WorkUnitContext context
 
-    ProvisionerBridgeNotBuilt(AbstractProject<?, ?> project, Queue.BuildableItem item, List<String> lines) {
-        this.project = project
+    ProvisionerBridgeNotBuilt(Queue.BuildableItem item, List<String> lines) {
+        project = item.task
         this.item = item
         this.lines = lines
     }
@@ -129,9 +172,17 @@ class ProvisionerBridgeNotBuilt implements SubTask, Queue.Executable {
         Computer host = Jenkins.get().toComputer()
         if (host == null) throw new IllegalStateException('the built-in node has no computer')
         if (!leave.invoke(item, Queue.getInstance())) return false
+        show()
         context = new WorkUnitContext(item)
         start.invoke(host, context.createWorkUnit(this))
         return true
+    }
+
+    /** What everybody else sees of the queue is a copy, which would show the item until the queue's next pass. */
+    static void show() {
+        Method update = Queue.getDeclaredMethod('updateSnapshot')
+        update.setAccessible(true)
+        update.invoke(Queue.getInstance())
     }
 
     @Override
@@ -198,6 +249,7 @@ class ProvisionerBridgeNotBuiltRun extends Run.RunExecution {
     /** Who is to be notified of a build is so of this one; what would look at a workspace or publish has nothing to do. */
     @Override
     void post(BuildListener listener) {
+        if (!(getBuild() instanceof AbstractBuild)) return
         AbstractBuild build = (AbstractBuild) getBuild()
         build.project.publishersList.each { publisher ->
             if (!(publisher instanceof Notifier)) return

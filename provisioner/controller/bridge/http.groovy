@@ -18,10 +18,14 @@ class ProvisionerBridgeAction implements RootAction {
 
     String bridgeVersion() { ProvisionerBridge.VERSION }
 
+    String bridgeContent() { bridge.content }
+
+    List<String> usedByOthers(String owner, String holder) { bridge.holders.others(owner, holder) }
+
     void doStatus(StaplerRequest req, StaplerResponse rsp) {
         answer(req, rsp, 'GET') {
             admit(null)
-            [bridge: ProvisionerBridge.VERSION, protocol: [ProvisionerBridge.PROTOCOL], mode: bridge.mode,
+            [bridge: ProvisionerBridge.VERSION, content: bridge.content, protocol: [ProvisionerBridge.PROTOCOL], mode: bridge.mode,
              session: Jenkins.SESSION_HASH, epoch: bridge.epoch, listeners: ProvisionerBridgeLists.listeners(),
              events_lost: bridge.events.lost.get(), readers: bridge.readers.get(),
              owners: bridge.mode == 'init' ? bridge.parameters.owners : bridge.parameterNames.keySet().sort()]

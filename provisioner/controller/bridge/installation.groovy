@@ -79,19 +79,40 @@ class ProvisionerBridgeInstaller {
         return differs == null ? a.size() > b.size() : a[differs] > b[differs]
     }
 
+    /**
+     * Why the one that is there stays, if it does. Of one version another text takes its place, but not from under
+     * a provisioner that is at work with it: of two releases on one controller each would else put out the other's.
+     */
+    private static Map kept(before, Map parameters) {
+        def found = before.bridgeVersion()
+        if (isNewer(found, ProvisionerBridge.VERSION)) return [installed: false, found: found]
+        if (found != ProvisionerBridge.VERSION || parameters.replace) return null
+        if (before.bridgeContent() == parameters.content) return [installed: false, found: found]
+        def users = before.usedByOthers(parameters.owner, parameters.holder)
+        return users ? [installed: false, found: found, used_by: users] : null
+    }
+
+    /** One at a time: after a restart of the controller every provisioner comes at once. */
     static Map install(Map parameters) {
+        synchronized (Jenkins.get().actions) { installAlone(parameters) }
+    }
+
+    private static Map installAlone(Map parameters) {
         def before = findAction()
         if (parameters.verb == 'remove') return [removed: takeOut(present())]
+        def stays = before == null ? null : kept(before, parameters)
+        if (stays != null) return stays
         def found = before?.bridgeVersion()
-        if (found != null && (isNewer(found, ProvisionerBridge.VERSION) || (found == ProvisionerBridge.VERSION && !parameters.replace))) {
-            return [installed: false, found: found]
-        }
         // the new one goes in beside the old one, so that there is no moment without a guard on our nodes
         def old = present()
         def bridge = new ProvisionerBridge(parameters)
         putIn(bridge)
         if (before != null) bridge.restore(before.handOver())
         if (old) takeOut(old)
+        // who put it in is at work with it from now on, unless another holds the owner id: that is told by its hello
+        if (!(parameters.owner in bridge.holders.others(parameters.owner, parameters.holder))) {
+            bridge.holders.hold(parameters.owner, parameters.holder)
+        }
         return [installed: true, found: found, bridge: ProvisionerBridge.VERSION, epoch: bridge.epoch]
     }
 }

@@ -86,6 +86,9 @@ class ProvisionerBridgeComputers extends ComputerListener {
                 agent.console.add([agent.connected()])
             }
             bridge.emit('online', agent.owner, [node: agent.name] as Map<String, Object>, null)
+            // Jenkins looks at its queue once all listeners are done, and one of branch-api takes half a second to
+            // look for old workspaces; any other event of the queue would let the build start meanwhile as well
+            ProvisionerBridgeVerbs.wakeQueue()
         } catch (Throwable problem) {
             ProvisionerBridge.complain('noting an agent online', problem)
         }

@@ -81,6 +81,8 @@ import java.util.logging.Level
 import java.util.logging.Logger
 import java.util.regex.Matcher
 import java.util.regex.Pattern
+import jenkins.model.CauseOfInterruption
+import jenkins.model.InterruptedBuildAction
 import jenkins.model.Jenkins
 import jenkins.model.NodeListener
 import org.kohsuke.stapler.StaplerRequest

@@ -1,7 +1,7 @@
 /** The state of one installation, and what Jenkins' listeners tell it. */
 @CompileStatic
 class ProvisionerBridge {
-    static final String VERSION = '1.1.0'
+    static final String VERSION = '1.2.0'
     static final int PROTOCOL = 1
     static final String MARK = 'jenkins-provisioner.owner='
     static final int MOST_READERS = 32
@@ -29,6 +29,9 @@ class ProvisionerBridge {
     }
 
     String getMode() { return (String) parameters.get('mode') }
+
+    /** A fingerprint of this script's text: two of one version may differ. */
+    String getContent() { return (String) parameters.get('content') }
 
     /** Cheap, and safe inside the queue lock. */
     void emit(String type, String owner, Map<String, Object> fields, Queue.Item raw) { events.emit(type, owner, fields, raw) }
@@ -163,7 +166,7 @@ class ProvisionerBridge {
         for (Map.Entry<String, Set<String>> entry : parameterNames.entrySet()) {
             names.put(entry.getKey(), new ArrayList<String>(entry.getValue()))
         }
-        return [agents: exported, names: names] as Map<String, Object>
+        return [agents: exported, names: names, holders: holders.export()] as Map<String, Object>
     }
 
     /** Take over from an earlier installation; its pipelines' step contexts are found again in the queue. */
@@ -182,5 +185,7 @@ class ProvisionerBridge {
         for (Map.Entry<String, List<String>> entry : ((Map<String, List<String>>) state.get('names')).entrySet()) {
             parameterNames.put(entry.getKey(), new LinkedHashSet<String>(entry.getValue()))
         }
+        // whoever works under an owner id keeps it; 1.1.0 did not tell
+        if (state.get('holders') != null) holders.restore((Map<String, Object>) state.get('holders'))
     }
 }

@@ -186,7 +186,7 @@ class ProvisionerBridgeVerbs {
 
     /** Not compiled statically: the class file holds two methods of this name. */
     @CompileDynamic
-    private static void wakeQueue() { Queue.getInstance().scheduleMaintenance() }
+    static void wakeQueue() { Queue.getInstance().scheduleMaintenance() }
 
     private Map<String, Object> log(String owner, Map<String, Object> op) {
         Object name = op.get('name')

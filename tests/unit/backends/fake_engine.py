@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-#: Code and JSON; None: no answer until the test is over.
+#: Code and JSON, or bytes as they are; None: no answer until the test is over.
 Answer = tuple[int, object] | None
 
 
@@ -21,6 +21,7 @@ class FakeEngine:
         self.endpoint = f"unix://{self.path}"
         self.answers: dict[tuple[str, str], Callable[[], Answer]] = {}
         self.requests: list[tuple[str, str]] = []
+        self.asked: list[str] = []  # the same with the query
         self.over = threading.Event()
         self.give("GET", "/version", 200, {"ApiVersion": "1.41", "Version": "20.10", "Os": "linux", "Arch": "amd64"})
         self.give("GET", "/images/tiny:1/json", 200, {"Id": "sha256:1", "Config": {"User": ""}})
@@ -63,13 +64,14 @@ class FakeEngine:
             path = "/" + path.split("/", 2)[2]
         request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests.append((request.command, path))
+        self.asked.append(request.path)
         answer = self.answers.get((request.command, path), lambda: (404, {"message": "No such thing"}))()
         if answer is None:
             self.over.wait(60)
             request.close_connection = True
             return
         code, body = answer
-        content = b"" if body is None else json.dumps(body).encode()
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         try:
             request.send_response(code)
             if code != 204:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fake_engine import Answer, FakeEngine
 
 from provisioner.backends.contract import InstanceState, Order, SecretFile
 from provisioner.backends.docker.backend import DockerBackend
 from provisioner.backends.docker.engine import RefusedError
 from provisioner.backends.docker.faults import pull_error, start_error
 from provisioner.backends.docker.images import registry_host, split
-from provisioner.model.errors import LaunchError, Reason
+from provisioner.model.errors import LaunchError, NoRoom, Reason
+from tests.unit.backends.fake_engine import Answer, FakeEngine
 
 ORDER = Order(
     agent="tpl-1",
@@ -194,6 +197,44 @@ async def test_status_during_trouble_is_an_error_and_not_missing(engine: FakeEng
     assert (await backend.status("tpl-1", {})).state is InstanceState.MISSING
 
 
+def ended_container(*, code: int = 137, killed: bool = False, memory: int = 1 << 28) -> dict[str, object]:
+    state = {"Status": "exited", "ExitCode": code, "OOMKilled": killed, "FinishedAt": "2026-11-27T10:00:00.123456789Z"}
+    labels = {"jenkins-provisioner.agent": "tpl-1"}
+    return {"Id": "c1", "Config": {"Labels": labels}, "State": state, "HostConfig": {"Memory": memory}}
+
+
+async def test_the_kernels_word_on_memory_that_comes_after_the_end_is_waited_for(
+    engine: FakeEngine, backend: DockerBackend
+) -> None:
+    engine.give("GET", "/containers/tpl-1/json", 200, ended_container())
+    engine.give("GET", "/events", 200, b'{"Action":"oom","id":"c1"}\n')
+    status = await backend.status("tpl-1", {})
+    assert (status.out_of_memory, status.exit_code) == (True, 137)
+    (asked,) = [parse_qs(urlsplit(path).query) for path in engine.asked if "/events?" in path]
+    end = datetime(2026, 11, 27, 10, 0, 0, 123456, tzinfo=UTC).timestamp()
+    assert float(asked["since"][0]) < end < float(asked["until"][0]) < end + 5  # the engine itself ends the wait
+    assert json.loads(asked["filters"][0]) == {"type": ["container"], "event": ["oom"], "container": ["c1"]}
+
+
+async def test_a_kill_that_the_kernel_says_nothing_of_is_a_kill(engine: FakeEngine, backend: DockerBackend) -> None:
+    engine.give("GET", "/containers/tpl-1/json", 200, ended_container())
+    for code, answer in ((200, b""), (403, {"message": "no events through this proxy"})):
+        engine.give("GET", "/events", code, answer)
+        assert not (await backend.status("tpl-1", {})).out_of_memory
+    engine.hang("GET", "/events")
+    async with asyncio.timeout(20):
+        assert not (await backend.status("tpl-1", {})).out_of_memory
+
+
+@pytest.mark.parametrize("given", [{"killed": True}, {"code": 1}, {"memory": 0}])
+async def test_only_a_kill_under_a_limit_needs_the_kernels_word(
+    engine: FakeEngine, backend: DockerBackend, given: dict[str, int]
+) -> None:
+    engine.give("GET", "/containers/tpl-1/json", 200, ended_container(**given))  # type: ignore[arg-type]
+    assert (await backend.status("tpl-1", {})).out_of_memory is bool(given.get("killed"))
+    assert ("GET", "/events") not in engine.requests
+
+
 async def test_broken_event_stream_is_an_error(engine: FakeEngine, backend: DockerBackend) -> None:
     engine.give("GET", "/events", 200, {"Actor": {"Attributes": {"jenkins-provisioner.agent": "tpl-1"}}})
     with pytest.raises(LaunchError) as caught:
@@ -215,14 +256,13 @@ async def test_broken_event_stream_is_an_error(engine: FakeEngine, backend: Dock
         ("dial tcp: lookup r on 10.0.0.1:53: no such host", Reason.REGISTRY_ERROR),
         ("toomanyrequests: You have reached your pull rate limit", Reason.REGISTRY_ERROR),
         ("received unexpected HTTP status: 503 Service Unavailable", Reason.REGISTRY_ERROR),
-        ("failed to register layer: write /x: no space left on device", Reason.DISK_FULL),
     ],
 )
 def test_why_a_pull_failed(message: str, reason: Reason) -> None:
     error = pull_error(RefusedError(500, message), "y:1")
     assert error.reason is reason
     assert message in error.message
-    assert error.retryable is (reason in (Reason.REGISTRY_ERROR, Reason.DISK_FULL))
+    assert error.retryable is (reason is Reason.REGISTRY_ERROR)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +272,86 @@ def test_why_a_pull_failed(message: str, reason: Reason) -> None:
         (400, "Unknown runtime specified kata", Reason.CREATE_REJECTED),
         (404, "network nonet not found", Reason.CREATE_REJECTED),
         (400, 'unable to start container process: exec: "java": executable file not found', Reason.AGENT_EXITED),
-        (500, "mkdir /var/lib/docker/overlay2/x: no space left on device", Reason.DISK_FULL),
+        (400, "Minimum memory limit allowed is 6MB", Reason.CREATE_REJECTED),
+        (400, "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", Reason.CREATE_REJECTED),
+        (
+            400,
+            "unable to start container process: container init was OOM-killed (memory limit too low?)",
+            Reason.CREATE_REJECTED,
+        ),
     ],
 )
 def test_why_a_container_did_not_start(code: int, message: str, reason: Reason) -> None:
     error = start_error(RefusedError(code, message), "tpl-1")
     assert error.reason is reason
     assert "tpl-1" in error.message
+    assert not isinstance(error, NoRoom), "no other container's end would mend it"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "lacks"),
+    [
+        ("no available IPv4 addresses on this network's address pools: tiny (d564)", Reason.NO_ADDRESS, "no address"),
+        ("no available IPv6 addresses on this network's address pools: tiny (d564)", Reason.NO_ADDRESS, "no address"),
+        (
+            "could not find an available, non-overlapping IPv4 address pool among the defaults",
+            Reason.NO_ADDRESS,
+            "no range of addresses",
+        ),
+        ("all predefined address pools have been fully subnetted", Reason.NO_ADDRESS, "no range of addresses"),
+        (
+            "driver failed programming external connectivity on endpoint tpl-1 (1fae): all ports are allocated",
+            Reason.CREATE_REJECTED,
+            "no port",
+        ),
+        (
+            "failed to create endpoint tpl-1: adding interface vethc to bridge docker0 failed: exchange full",
+            Reason.CREATE_REJECTED,
+            "takes no more containers",
+        ),
+        (
+            'applying cgroup configuration caused "mkdir /sys/fs/cgroup/memory/docker/adb6: cannot allocate memory"',
+            Reason.CREATE_REJECTED,
+            "no control group",
+        ),
+        (
+            "OCI runtime create failed: mkdir /sys/fs/cgroup/docker/adb6: no space left on device: unknown",
+            Reason.CREATE_REJECTED,
+            "no control group",
+        ),
+        (
+            "failed to start shim: fork/exec /usr/bin/containerd-shim-runc-v2: resource temporarily unavailable",
+            Reason.CREATE_REJECTED,
+            "no room for more processes",
+        ),
+        ("error creating overlay mount: pipe2: too many open files", Reason.CREATE_REJECTED, "too many open files"),
+        ("mkdir /var/lib/docker/overlay2/x: no space left on device", Reason.DISK_FULL, "disk is full"),
+        ("mkdir /var/lib/docker/overlay2/x: disk quota exceeded", Reason.DISK_FULL, "disk is full"),
+        (
+            "devmapper: Thin Pool has 1 free data blocks which is less than minimum required 163840 free data blocks",
+            Reason.DISK_FULL,
+            "disk is full",
+        ),
+    ],
+)
+def test_an_engine_that_is_out_of_room_is_told_from_one_that_cannot_do_it(
+    message: str, reason: Reason, lacks: str
+) -> None:
+    error = start_error(RefusedError(500, message), "tpl-1")
+    assert isinstance(error, NoRoom)
+    assert error.reason is reason
+    assert lacks in error.lacks
+    assert "tpl-1" not in error.lacks, "the same words for every launch"
+    assert message in error.message
+
+
+def test_a_pull_that_fills_the_disk_waits_for_room() -> None:
+    error = pull_error(RefusedError(500, "failed to register layer: write /x: no space left on device"), "y:1")
+    assert isinstance(error, NoRoom)
+    assert error.reason is Reason.DISK_FULL
+    again = error.again()
+    assert isinstance(again, NoRoom)
+    assert (again.message, again.lacks, again.reason) == (error.message, error.lacks, error.reason)
 
 
 @pytest.mark.parametrize(

@@ -161,11 +161,3 @@ def test_no_more_than_a_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     jars = FetchedJars(engine)
     run(jars, engine, "a", packed((path_of(FIRST), FIRST), (path_of(SECOND), SECOND)))
     assert set(jars.given(order("b"))) == {path_of(FIRST)}
-
-
-def test_an_engine_elsewhere_is_sent_none() -> None:
-    engine = Containers("tcp://10.0.0.1:2376")
-    jars = FetchedJars(engine)
-    assert run(jars, engine, "a", packed((path_of(FIRST), FIRST))) == {}
-    assert engine.asked == []
-    assert jars.given(order("b")) == {}

@@ -7,8 +7,10 @@ import os
 import signal
 import stat
 import subprocess
+import threading
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from provisioner.backends.contract import Checkpoint, InstanceState, Order, SecretFile
 from provisioner.backends.process import proc
 from provisioner.backends.process.backend import ProcessBackend
-from provisioner.backends.process.folder import Folder
+from provisioner.backends.process.folder import Folder, keep_jar
 from provisioner.backends.process.proc import ProcessId
 from provisioner.model.errors import LaunchError, Reason
 
@@ -233,3 +235,18 @@ async def test_unwritable_work_folder_is_told_at_once(tmp_path: Path) -> None:
         await backend.open()
     assert caught.value.reason is Reason.PROVIDER_UNREACHABLE
     await backend.close()
+
+
+def test_agents_that_start_at_once_share_one_whole_agent_jar(tmp_path: Path) -> None:
+    jar = os.urandom(2 << 20)
+    threads = 8
+    together = threading.Barrier(threads)
+
+    def keep(work_dir: Path) -> bytes:
+        together.wait(10)
+        return keep_jar(work_dir, jar).read_bytes()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for turn in range(5):
+            assert set(pool.map(keep, [tmp_path / str(turn)] * threads)) == {jar}
+            assert len(list((tmp_path / str(turn) / ".jar").iterdir())) == 1

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_placement import Box, One, Rules, plant, queue, shown
 
 from provisioner.capacity.breaker import CLOSED, FAILURES_IN_A_ROW, FIRST_PAUSE_S, MOST_PAUSE_S, Breaker
 from provisioner.capacity.placement import Asked, place
-from provisioner.capacity.room import Condition, ProviderState
+from provisioner.capacity.plant import Condition, ProviderState
 from provisioner.model.agent import AgentState
+from tests.unit.capacity.plants import Box, One, Rules, plant, queue, shown
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 

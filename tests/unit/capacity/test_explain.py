@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 
 from provisioner.capacity.explain import Explanation, Verdict, explain
-from provisioner.capacity.room import Condition, Plant, ProviderState, Tally
+from provisioner.capacity.plant import Condition, Plant, ProviderState, Tally
 from provisioner.config import Limits, Provider, Template
 from provisioner.model.agent import AgentState
 from provisioner.routing.match import Router
@@ -119,8 +119,8 @@ def test_the_next_step_names_every_way_to_the_agent() -> None:
         "limits.labels reached for maven (1 of 1)",
     )
     assert told.next_step == (
-        "an agent is started as soon as one of the 1 agents of controller main is gone and one of the 1 agents with "
-        "the label maven is gone, and somebody says `provisioner resume box` or vms is tried again at 12:00:00 UTC"
+        "an agent is started as soon as the agent of controller main is gone and the agent with the label maven is "
+        "gone, and somebody says `provisioner resume box` or vms is tried again at 12:00:00 UTC"
     )
 
 

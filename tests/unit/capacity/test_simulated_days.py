@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_placement import Box, Caps, Item, One, Rules, over, queue
 
-from provisioner.capacity.explain import Verdict, explain
+from provisioner.capacity.explain import Explanation, Verdict, explain
 from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
-from provisioner.capacity.room import Plant, Tally
+from provisioner.capacity.plant import Plant, Tally
 from provisioner.model.agent import AgentState
+from provisioner.model.queue import RequestKey
+from tests.unit.capacity.plants import Box, Caps, Item, One, Rules, over, queue
 
 #: How long an agent is in each state, in rounds; a build's time comes on top.
 LIFE = (AgentState.PLANNED, AgentState.STARTING, AgentState.CONNECTING)
@@ -73,16 +74,16 @@ class Cluster:
         """The first of the whole queue: whatever happens to the others, it is what explain says."""
         yield from self.waiting[:1]
 
-    def _explained(self, before: dict[object, object], placed: set[object]) -> None:
+    def _explained(self, before: dict[RequestKey, Explanation], placed: set[RequestKey]) -> None:
         for key, told in before.items():
-            verdict, template = told.verdict, told.template  # type: ignore[attr-defined]
+            verdict, template = told.verdict, told.template
             mine = [e for e in self.waiting if e.routing.winner and e.routing.winner.template == template]
             if len(mine) == len(self.waiting):  # no other template may have had its turn before it
                 assert (verdict is Verdict.YES) is (key in placed)
             elif verdict is not Verdict.YES:
                 assert key not in placed
 
-    def _told(self, entry: Asked):  # type: ignore[no-untyped-def]
+    def _told(self, entry: Asked) -> Explanation:
         return explain(
             "it",
             entry.routing,

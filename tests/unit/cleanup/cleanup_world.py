@@ -18,6 +18,7 @@ from provisioner.cleanup.facts import Policy
 from provisioner.cleanup.labels import label_text, split_labels
 from provisioner.cleanup.scheduler import Scheduler
 from provisioner.controller.rest import Answer, Rest
+from provisioner.controller.script_console import MARK
 from provisioner.model.errors import ControllerError
 
 JOB = "node-cleanup"
@@ -141,6 +142,7 @@ class WorldRest:
 
     world: World
     name: str = "main"
+    timeout_s: float = 30.0
 
     def get(self, path: str, *, op: str, timeout_s: float | None = None) -> Any:
         return self.parsed(self.call("GET", path, op=op), path)
@@ -155,7 +157,7 @@ class WorldRest:
         what = "idle" if "names" in ask else "describe" if "job" in ask else "relabel" if "from" in ask else "hold" if "setTemporarilyOffline(true" in groovy else "release"  # fmt: skip  # noqa: E501
         self._begin(f"script {what}")
         said = getattr(self, f"_script_{what}")(ask)
-        return "jenkins-provisioner-said:" + json.dumps(said)
+        return MARK + json.dumps(said)
 
     def call(
         self,

@@ -10,13 +10,14 @@ from provisioner.cleanup.state import (
     MOVES,
     Act,
     Decision,
-    IllegalActError,
     NodeState,
     decide,
     evidence,
     failures,
+    misspelt,
     running,
 )
+from provisioner.model.errors import IllegalActError
 
 NOW = 10_000_000
 POLICY = Policy(retry_after_s=60)
@@ -266,3 +267,12 @@ def test_too_many_failures_end_in_quarantine(nodes: list[NodeFacts], policy: Pol
             assert failures(facts) > policy.retries
         if decision.act is Act.RETRY:
             assert 0 < failures(facts) <= policy.retries
+
+
+def test_a_misspelt_name_to_skip_is_told() -> None:
+    told = misspelt([node(), node(name="m")], replace(POLICY, skip=frozenset({"m", "M"})))
+    assert [(d.node, d.state, d.act) for d in told] == [("M", NodeState.SKIPPED, Act.WAIT)]
+
+
+def test_a_clean_node_that_a_person_took_offline_says_so() -> None:
+    assert one(node("cleanable clean", good, held="mine", idle_since_ms=5)).reason.endswith("taken offline (mine)")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 JOBS = Path(__file__).parents[3] / "jenkins-test" / "jobs"
+ALONE = "org.jenkinsci.plugins.workflow.job.properties.DisableConcurrentBuildsJobProperty"
 
 
 class RawLoader(yaml.SafeLoader):
@@ -34,6 +35,10 @@ def test_job_builder_and_job_dsl_read_the_script(job: str) -> None:
     ((made,),) = ([item["job"] for item in yaml.load((JOBS / job / "job.yaml").read_text(), RawLoader)],)
     assert made["name"] == job
     assert made["dsl"] == (JOBS / job / "Jenkinsfile").read_text()
+    # left out, Job Builder forbids it, and one node is cleaned after the other
+    assert made["concurrent"] == (parsed(job).find(f".//{ALONE}") is None)
+    (description,) = (found.text for found in parsed(job) if found.tag == "description")
+    assert made["description"] == description
     dsl = (JOBS / job / "job.groovy").read_text()
     assert f"pipelineJob('{job}')" in dsl
     (read,) = re.findall(r"readFileFromWorkspace\('([^']+)'\)", dsl)

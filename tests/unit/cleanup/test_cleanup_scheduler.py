@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from cleanup_world import JOB_URL, KilledError, World, refused
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from provisioner.cleanup.scheduler import FOLLOW_S
 from provisioner.cleanup.state import Act, NodeState
 from provisioner.model.errors import ControllerError
+from tests.unit.cleanup.cleanup_world import JOB_URL, KilledError, World, refused
 
 both_ways = pytest.mark.parametrize("script", [False, True], ids=["plain", "script"])
 
@@ -50,6 +51,42 @@ def test_a_node_goes_from_new_over_dirty_to_clean(script: bool) -> None:
     assert len(world.builds) == 1
     rows = world.scheduler(script=script).one_pass()
     assert [(row.state, row.act) for row in rows] == [(NodeState.CLEAN, Act.WAIT)]
+
+
+def deaf(world: World, requests: range) -> None:
+    """The controller does not answer these of the next requests."""
+    asked = -1
+
+    def before(_what: str) -> None:
+        nonlocal asked
+        asked += 1
+        if asked in requests:
+            raise ControllerError("no answer within 30 s", retryable=True)
+        if world.nodes["a"].running:
+            world.end_build("a")
+
+    world.before = before
+
+
+@both_ways
+def test_once_outlives_a_controller_that_does_not_answer_for_a_moment(script: bool) -> None:
+    for first in range(4, 20):  # the first look is through by then
+        world = World()
+        world.add("a", "cleanable")
+        deaf(world, range(first, first + 2))
+        (row,) = world.scheduler(script=script).once()
+        assert row.state is NodeState.CLEAN, first
+
+
+def test_once_does_not_wait_for_a_controller_that_never_answers() -> None:
+    world = World()
+    world.add("a", "cleanable")
+    for requests, passes in ((range(99), 1), (range(9, 99), 3)):
+        deaf(world, requests)
+        before_ms = world.now_ms
+        with pytest.raises(ControllerError, match="no answer"):
+            world.scheduler().once()
+        assert (world.now_ms - before_ms) / 1000 <= FOLLOW_S * (passes + 3)
 
 
 @both_ways

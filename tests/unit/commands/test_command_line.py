@@ -132,7 +132,7 @@ def test_errors_of_a_verb_become_an_exit_status(
 
             subparsers.add_parser("fails").set_defaults(run=run)
 
-    monkeypatch.setitem(sys.modules, "tests_failing_verb", Verb)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tests_failing_verb", Verb)
     monkeypatch.setattr("provisioner.commands.main.VERBS", {"fails": "tests_failing_verb"})
     assert main(["fails"]) == status
     assert capsys.readouterr().err == words

@@ -184,7 +184,11 @@ def test_a_sidecar_that_does_not_run_is_told(tmp_path: Path, capsys: pytest.Capt
     status, err = verb("list", "--url", "127.0.0.1:8085", "--token-file", str(token), capsys=capsys)
     assert status == 2
     assert "is no http or https URL" in err
+    status, err = verb("list", "--url", "http://127.0.0.1:1", "-c", str(tmp_path / "none.yaml"), capsys=capsys)
+    assert status == 2
+    assert err.endswith("or name the sidecar's token file beside --url, with --token-file\n")
     status, err = verb("list", "-c", str(tmp_path / "none.yaml"), capsys=capsys)
+    assert "--token-file" not in err
     assert status == 2
     assert "none.yaml:1: cannot be read" in err
 

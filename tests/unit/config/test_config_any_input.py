@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
-from config_samples import BASE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provisioner.config import Settings, examine_bytes, load
 from provisioner.model.errors import ConfigError
+from tests.unit.config.config_samples import BASE
 
 SPEC_SAMPLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "spec_sample.yaml").read_text())
 KEYS = sorted(

@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-from config_samples import told_of
 
 from provisioner.config import examine, load
 from provisioner.config.document import parse
 from provisioner.model.errors import ConfigError
+from tests.unit.config.config_samples import told_of
 
 GOOD = """\
 id: test
@@ -126,6 +126,7 @@ def test_keys_are_text_whatever_they_look_like() -> None:
 def test_merged_keys_give_way_to_those_written_out_and_keep_their_lines() -> None:
     document = parse(b"a: &a\n  x: 1\n  y: 2\nb: &b\n  y: 3\n  z: 4\nc:\n  <<: [*a, *b]\n  x: 9\n")
     assert document.problems == ()
+    assert isinstance(document.value, dict)
     assert document.value["c"] == {"x": 9, "y": 2, "z": 4}
     assert document.line(("c", "x")) == 9
     assert document.line(("c", "z")) == 6

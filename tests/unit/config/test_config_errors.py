@@ -4,9 +4,9 @@
 from typing import Any
 
 import pytest
-from config_samples import REMOVED, examined, told, told_of
 
 from provisioner.config import cautions
+from tests.unit.config.config_samples import REMOVED, examined, told, told_of
 
 MACHINE = {"controller": "main", "node": "n", "ssh": "u@h", "key": "/k", "host_key": "ssh-ed25519 AAAA"}
 T = "templates.0"

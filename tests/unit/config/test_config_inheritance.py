@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from config_samples import changed, examined, told, told_of
 
 from provisioner.config import Template
+from tests.unit.config.config_samples import changed, examined, told, told_of
 
 BASE: dict[str, Any] = {
     "name": "base",

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import yaml
-from config_samples import changed, told
 
 from provisioner.config import examine, examine_bytes
 from provisioner.config.not_yet import ROWS, NotYet, not_yet
+from tests.unit.config.config_samples import changed, told
 
 SPEC_SAMPLE = Path(__file__).parent / "spec_sample.yaml"
 T = "templates.0"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from config_samples import told
+
+from tests.unit.config.config_samples import told
 
 T = "templates.0"
 CACHE = {"cache": "repo", "at": "/c"}
@@ -17,6 +18,8 @@ GOOD: list[list[tuple[str, Any]]] = [
     [(f"{T}.hold_on_failure", 3)],
     [(f"{T}.hold_on_failure", "30m")],
     [(f"{T}.resources", {"disk": "20g", "devices": ["/dev/kvm"], "gpus": 1})],
+    [(f"{T}.read_only", True), (f"{T}.tmpfs", ["/var/cache"]), (f"{T}.secrets", [{"file": "/x", "at": "/etc/x"}])],
+    [(f"{T}.read_only", False), (f"{T}.providers", ["here"])],
 ]
 
 
@@ -57,6 +60,36 @@ def test_these_are_fine(changes: list[tuple[str, Any]]) -> None:
         (
             [(f"{T}.volumes", [PER_JOB, PER_JOB])],
             'templates[0].volumes[1]: "workspace" is taken already; write another one or leave this out',
+        ),
+        (
+            [(f"{T}.read_only", True), (f"{T}.providers", ["box", "here"])],
+            ("templates[0].read_only: is for backend docker only; provider here is of backend process, leave it out"),
+        ),
+        (
+            [(f"{T}.tmpfs", ["/var/cache"])],
+            "templates[0].tmpfs: is for `read_only: true`; add that, or leave it out",
+        ),
+        (
+            [(f"{T}.read_only", True), (f"{T}.remote_fs", "/w"), (f"{T}.tmpfs", ["/a", "/w"])],
+            'templates[0].tmpfs[1]: "/w" is taken already; write another one or leave this out',
+        ),
+        (
+            [(f"{T}.read_only", True), (f"{T}.secrets", [{"file": "/x", "at": "/x"}])],
+            "templates[0].secrets[0].at: is at the root, which is read-only; write a path in some folder",
+        ),
+        (
+            [(f"{T}.read_only", True), (f"{T}.resources", {"disk": "20g"})],
+            (
+                "templates[0].resources.disk: bounds nothing with `read_only`, where all that is written is in volumes "
+                "and memory; leave it out"
+            ),
+        ),
+        (
+            [(f"{T}.read_only", True), (f"{T}.overrides", {"disk": {"max": "20g"}})],
+            (
+                "templates[0].overrides.disk: bounds nothing with `read_only`, where all that is written is in volumes "
+                "and memory; leave it out"
+            ),
         ),
         (
             [(f"{T}.hold_on_failure", "soon")],

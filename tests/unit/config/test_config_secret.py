@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from config_samples import changed, told_of
 
 from provisioner.config import SecretRef, examine_bytes
 from provisioner.model.errors import ConfigError
+from tests.unit.config.config_samples import changed, told_of
 
 SECRET = "hunter2-s3cr3t"
 

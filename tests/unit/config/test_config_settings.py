@@ -2,12 +2,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_samples import BASE, changed, examined
 from pydantic import ValidationError
 
 from provisioner.config import Settings, Template, load
 from provisioner.config.shape import json_schema
 from provisioner.model.errors import ConfigError
+from tests.unit.config.config_samples import BASE, changed, examined
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[2] / "docs"

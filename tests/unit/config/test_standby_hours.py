@@ -1,10 +1,10 @@
 from datetime import UTC, datetime
 
 import pytest
-from config_samples import told
 
 from provisioner.config import Template
 from provisioner.config.standby_hours import StandbyHours
+from tests.unit.config.config_samples import told
 
 WORK = {"days": ["mon", "fri"], "from": "07:30", "to": "19:00", "time_zone": "Europe/Berlin", "agents": 4}
 NIGHT = {"days": ["fri"], "from": "22:00", "to": "02:00", "agents": 1}

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from scripted_controller import Asked, Script
 
 from provisioner.controller.rest import Rest
+from tests.unit.controller.scripted_controller import Asked, Script
 
 
 @pytest.fixture

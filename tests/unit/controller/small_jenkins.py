@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from scripted_controller import JENKINS, Asked, Script
+from tests.unit.controller.scripted_controller import JENKINS, Asked, Script
 
 HTML = b"<html>"
 STORE = "/credentials/store/system/domain/_"
@@ -75,7 +75,7 @@ class SmallJenkins:
     def start(self, number: int, node: str) -> str:
         """A waiting item becomes a build on a node; the build's URL."""
         item = self.waiting.pop(number)
-        url = item["task"]["url"]
+        url = str(item["task"]["url"])
         if "Placeholder" not in item["task"]["_class"]:
             url = f"{url}{number}/"
             self._build(url.removeprefix("http://elsewhere/"))

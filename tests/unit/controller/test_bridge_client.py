@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provisioner.controller import bridge_script
+from provisioner.controller.bridge_answers import Installation
 from provisioner.controller.bridge_client import BridgeClient
-from provisioner.controller.bridge_script import read_marker, render_init, render_removal, render_script
+from provisioner.controller.bridge_script import content, read_marker, render_init, render_removal, render_script
 from provisioner.controller.port import (
     BridgeMode,
     BuildFinished,
@@ -334,12 +338,29 @@ async def test_a_bridge_of_another_protocol_is_refused_clearly(client: BridgeCli
 
 async def test_an_install_believes_only_the_marker(client: BridgeClient, http: ScriptedHttp) -> None:
     http.answers["script"] = 'warning\nPROVISIONER-BRIDGE {"installed":true,"found":null}\n'
-    assert await client.install()
+    assert await client.install() == Installation(done=True)
     http.answers["script"] = 'PROVISIONER-BRIDGE {"installed":false,"found":"1.0.0"}'
-    assert not await client.install()
+    assert await client.install() == Installation(done=False)
+    http.answers["script"] = 'PROVISIONER-BRIDGE {"installed":false,"found":"1.0.0","used_by":["prod-b"]}'
+    assert await client.install() == Installation(done=False, used_by=("prod-b",))
     http.answers["script"] = "startup failed:\nScript1.groovy: 1: unexpected token\n\tat x"
     with pytest.raises(ControllerError, match="startup failed"):
         await client.install()
+
+
+def test_the_content_is_another_for_every_change_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, source = content(), bridge_script._source()
+    assert re.fullmatch(r"[0-9a-f]{12}", now)
+    for script in (render_script(owner="a", holder="h"), render_init(user="u", owners=["a"])):
+        assert json.loads(base64.b64decode(script.split("PARAMETERS = '")[1].split("'")[0]))["content"] == now
+    monkeypatch.setattr(bridge_script, "_source", lambda: source.replace("'1.", "'2.", 1))
+    assert content() != now
+
+
+def test_the_stand_ins_bridge_is_of_the_same_version() -> None:
+    twin = Path(__file__).parents[3] / "jenkins-test" / "standin" / "bridge.py"
+    (told,) = re.findall(r'^VERSION = "(.+)"$', twin.read_text(), re.MULTILINE)
+    assert f"String VERSION = '{told}'" in bridge_script._source()
 
 
 def test_nothing_from_outside_becomes_code() -> None:

@@ -8,10 +8,12 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from scripted_controller import JENKINS, Asked, Script
-from small_jenkins import SmallJenkins
+from structlog.testing import CapturingLogger
 
-from provisioner.controller.connection import Connection, open_controller
+from provisioner.controller import bridge_presence
+from provisioner.controller.bridge_answers import EventBatch
+from provisioner.controller.bridge_script import content
+from provisioner.controller.connection import Connection
 from provisioner.controller.port import (
     BridgeMode,
     BuildStarted,
@@ -25,6 +27,8 @@ from provisioner.controller.port import (
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, QueueItem, RequestKey
+from tests.unit.controller.scripted_controller import JENKINS, Asked, Script
+from tests.unit.controller.small_jenkins import SmallJenkins
 
 ITEM = QueueItem(
     key=RequestKey(controller="main", queue_id=7, since_ms=1007, task="job/f/"),
@@ -48,6 +52,8 @@ class SmallBridge:
         self.ops: list[dict[str, Any]] = []
         self.installs = 0
         self.protocol = [1]
+        self.content = content()
+        self.used_by: list[str] = []
         self.after_install: Callable[[], None] = lambda: None
         script.call("POST", "/scriptText", self._install)
         for method, path, answer in (
@@ -62,6 +68,9 @@ class SmallBridge:
         def answering(asked: Asked) -> tuple[int, Mapping[str, str], bytes]:
             if not self.installed:
                 return 404, JENKINS, b"<html>"
+            if answer == self._hello and 1 not in self.protocol:
+                refused = {"error": "protocol", "speaks": self.protocol}
+                return 409, {"Content-Type": "application/json"}, json.dumps(refused).encode()
             body = answer(asked)
             if body is None:
                 self.installed = False
@@ -75,13 +84,13 @@ class SmallBridge:
         fresh, self.installed = not self.installed, True
         self.epoch += fresh
         self.after_install()
-        said = json.dumps({"installed": fresh})
+        said = json.dumps({"installed": fresh, **({"used_by": self.used_by} if self.used_by else {})})
         return 200, {"Content-Type": "text/plain"}, f"PROVISIONER-BRIDGE {said}\n".encode()
 
     def _status(self, asked: Asked) -> dict[str, Any]:
         return {
             "bridge": "1.0.0", "protocol": self.protocol, "mode": self.mode, "session": self.session,
-            "epoch": f"e{self.epoch}",
+            "epoch": f"e{self.epoch}", "content": self.content,
             "listeners": {}, "events_lost": 0, "readers": 0, "owners": [],
         }  # fmt: skip
 
@@ -102,8 +111,12 @@ class SmallBridge:
     def _apply(self, asked: Asked) -> dict[str, Any]:
         ops = json.loads(asked.body)["ops"]
         self.ops += ops
-        known = {"register": {"secret": "s"}, "adopt": {"exists": True}, "remove": {"existed": True}}
-        known["fail"] = {"outcome": "not_built", "build_url": "job/f/1/"}
+        known: dict[str, dict[str, object]] = {
+            "register": {"secret": "s"},
+            "adopt": {"exists": True},
+            "remove": {"existed": True},
+            "fail": {"outcome": "not_built", "build_url": "job/f/1/"},
+        }
         return {"results": [{"ok": True, **known.get(op["op"], {})} for op in ops]}
 
 
@@ -119,8 +132,8 @@ def sleeps() -> Sleeps:
     return Sleeps()
 
 
-def connection(rest: Rest, bridge: str, sleeps: Sleeps) -> Connection:
-    return Connection(rest, owner="prod", bridge=bridge, poll_interval_s=1.0, sleep=sleeps)
+def connection(rest: Rest, bridge: str, sleeps: Sleeps, **more: Any) -> Connection:
+    return Connection(rest, owner="prod", bridge=bridge, poll_interval_s=1.0, sleep=sleeps, **more)
 
 
 async def first(watch: AsyncIterator[Observation], count: int) -> list[Observation]:
@@ -194,6 +207,41 @@ async def test_a_bridge_of_another_protocol_is_replaced_or_refused_clearly(
         await demanded.open()
     assert bridge.installs == 0
     await demanded.close()
+
+
+async def test_a_bridge_that_another_protocols_took_the_place_of_is_chosen_anew(
+    rest: Rest, controller: Script, sleeps: Sleeps
+) -> None:
+    SmallJenkins(controller)
+    bridge = SmallBridge(controller, installed=True)
+    bridge.events = ["resync"]
+    made = connection(rest, "script", sleeps)
+    async with aclosing(made.watch()) as watching:  # type: ignore[type-var]
+        assert isinstance(await anext(watching), Snapshot)
+        bridge.protocol = [9]
+        told = await anext(watching)
+    assert isinstance(told, Unreachable)
+    assert "speaks protocol 9 and this sidecar 1" in told.message
+    await made.close()
+
+
+@pytest.mark.parametrize("mode", ["init", "script"])
+@pytest.mark.parametrize("same", [True, False])
+async def test_another_releases_bridge_will_do_and_is_told(
+    rest: Rest, controller: Script, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch, mode: str, same: bool
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(bridge_presence, "_log", log)  # the program's own is kept from its first use on
+    SmallJenkins(controller)
+    bridge = SmallBridge(controller, installed=True, mode=mode)
+    bridge.content = content() if same else "0123456789ab"
+    bridge.used_by = ["prod-b"]
+    made = connection(rest, "auto", sleeps)
+    assert (await made.open()).mode.value == mode
+    told = [call.kwargs["then"] for call in log.calls if call.args == ("bridge.other_release",)]
+    then = "`provisioner bridge print`" if mode == "init" else "stays while prod-b works with it"
+    assert (told == []) if same else (then in told[0])
+    await made.close()
 
 
 async def test_auto_does_without_where_it_may_not(rest: Rest, controller: Script, sleeps: Sleeps) -> None:
@@ -302,13 +350,12 @@ async def test_a_proxy_that_cuts_a_long_silence_is_met_by_shorter_polls_and_is_n
 ) -> None:
     SmallJenkins(controller)
     SmallBridge(controller)
-    made = connection(rest, "auto", sleeps)
     now: list[float] = [0.0]
     waits: list[int] = []
-    made._monotonic = lambda: now[0]
+    made = connection(rest, "auto", sleeps, monotonic=lambda: now[0])
     honest = made._bridge.events
 
-    async def behind_the_proxy(*, epoch: str, since: int, wait_s: int) -> Any:
+    async def behind_the_proxy(*, epoch: str, since: int, wait_s: int = 25) -> EventBatch:
         waits.append(wait_s)
         now[0] += min(wait_s, 4)
         if wait_s > 4:
@@ -327,7 +374,7 @@ async def test_a_poll_that_breaks_at_once_is_an_outage(rest: Rest, controller: S
     SmallBridge(controller)
     made = connection(rest, "auto", sleeps)
 
-    async def down(*, epoch: str, since: int, wait_s: int) -> Any:
+    async def down(*, epoch: str, since: int, wait_s: int = 25) -> EventBatch:
         raise ControllerError("down", code=0, retryable=True)
 
     made._bridge.events = down  # type: ignore[method-assign]
@@ -457,10 +504,9 @@ async def test_a_page_is_no_agent_jar(rest: Rest, controller: Script, sleeps: Sl
     await made.close()
 
 
-async def test_the_factory_speaks_to_nobody(controller: Script) -> None:
-    made = open_controller(
-        name="main", url=controller.url, user="ci", token="t", owner="prod", bridge="auto", poll_interval_s=1.0
-    )
+async def test_one_that_is_not_opened_speaks_to_nobody(controller: Script) -> None:
+    http = Rest(name="main", url=controller.url, user="ci", token="t")
+    made = Connection(http, owner="prod", bridge="auto", poll_interval_s=1.0)
     assert made.info is None
     assert made.requests_made() == {}
     await made.close()

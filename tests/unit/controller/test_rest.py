@@ -8,10 +8,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from scripted_controller import JENKINS, Asked, Script
 
 from provisioner.controller.rest import Rest
 from provisioner.model.errors import ControllerError
+from tests.unit.controller.scripted_controller import JENKINS, Asked, Script
 
 
 def refusal(rest: Rest, path: str = "api/json", method: str = "GET") -> ControllerError:

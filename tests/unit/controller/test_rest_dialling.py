@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 import pytest
-from scripted_controller import JENKINS, Script
-from small_jenkins import HTML, STORE, SmallJenkins
 
 from provisioner.controller.port import Dial, Launcher, NodeOrder
 from provisioner.controller.rest import Rest
@@ -15,6 +13,8 @@ from provisioner.controller.rest_mode import RestMode
 from provisioner.controller.rest_views import mark
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
+from tests.unit.controller.scripted_controller import JENKINS, Script
+from tests.unit.controller.small_jenkins import HTML, STORE, SmallJenkins
 
 ORDER = NodeOrder(
     name="maven-x",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from scripted_controller import JENKINS, Script
-from small_jenkins import SmallJenkins
 
 from provisioner.controller.labels import LINGER_S
 from provisioner.controller.port import FailOutcome, Fate, NodeOrder
@@ -16,6 +14,8 @@ from provisioner.controller.rest_views import BAR_REASON, mark
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
+from tests.unit.controller.scripted_controller import JENKINS, Script
+from tests.unit.controller.small_jenkins import SmallJenkins
 
 
 class Clock:

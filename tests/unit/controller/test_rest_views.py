@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_controller import recorded
 
 from provisioner.controller.rest_views import (
     BAR_REASON,
@@ -25,6 +24,7 @@ from provisioner.controller.rest_views import (
     relative,
 )
 from provisioner.model.queue import ItemKind
+from tests.unit.controller.scripted_controller import recorded
 
 
 def why(text: str | None, *, stuck: bool = True, nodes: tuple[str, ...] = ("n1",), others: bool = True) -> Why:

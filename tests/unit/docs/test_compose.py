@@ -152,5 +152,5 @@ def test_the_plugins_of_the_pins_are_what_the_image_installs() -> None:
     assert pattern is not None
     python = pattern[1].replace(r"\(", "(").replace(r"\)", ")")
     lines = (ROOT / "jenkins-test" / "pins.toml").read_text().splitlines()
-    found = dict(match.groups() for line in lines if (match := re.match(python, line)))
+    found = {match[1]: match[2] for line in lines if (match := re.match(python, line))}
     assert found == {name: pin["version"] for name, pin in PINS["plugins"].items()}

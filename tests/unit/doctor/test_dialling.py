@@ -12,6 +12,7 @@ import pytest
 
 from provisioner.config import Settings, TransportKind
 from provisioner.controller.rest import Answer, Rest
+from provisioner.controller.script_console import MARK
 from provisioner.doctor.dialling import examine_dialling
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ControllerError
@@ -38,7 +39,7 @@ class Pages:
 
     def script(self, groovy: str) -> str:
         self.scripts.append(groovy)
-        return f"jenkins-provisioner-said:{self.said}\n"
+        return f"{MARK}{self.said}\n"
 
 
 def told(pages: Pages, transport: str, *, administers: bool = True, **gateway: str) -> dict[str, tuple[str, str, str]]:
@@ -87,7 +88,7 @@ def test_the_controllers_way_to_a_gateway_is_tried_where_one_runs() -> None:
         assert "gateway.address" in fix
         packed = re.search(r"'([A-Za-z0-9+/=]+)'\.decodeBase64", pages.scripts[-1])
         assert packed is not None
-        assert base64.b64decode(packed[1]) == b"gate.example.org"
+        assert json.loads(base64.b64decode(packed[1])) == {"host": "gate.example.org", "port": 22}
         pages.said = "ok"
         assert told(pages, "ssh-gateway", listen=listen)["gateway"][0] == "ok"
         assert "administrators only" in told(pages, "ssh-gateway", administers=False, listen=listen)["gateway"][1]

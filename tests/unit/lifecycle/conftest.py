@@ -104,7 +104,7 @@ class House:
         await self.desk.end_errands()
         self.store.close()
 
-    async def until(self, true: Callable[[], object], what: str = "", *, within_s: float = 10.0) -> None:
+    async def until(self, true: Callable[[], object], what: str = "", *, within_s: float = 60.0) -> None:
         """Let everything run until it is so; fails the test if it never is."""
         try:
             async with asyncio.timeout(within_s):

@@ -36,7 +36,11 @@ async def test_a_queued_build_gets_an_agent_runs_and_leaves_nothing(house: House
     assert record is not None
     assert record.state is AgentState.REMOVED
     assert record.reason is None
-    assert [t for _, _, t in house.store.lines(name)][-1].startswith(f"Agent {name} is done")
+    lines = [t for _, _, t in house.store.lines(name)]
+    assert any(line.startswith(f"Agent {name} connected ") for line in lines), "whoever follows the log sees it"
+    assert lines[-1].startswith(f"Agent {name} is done")
+    told = [line for _, said in house.controller.told for line in said]
+    assert not any(" connected " in line for line in told), "the bridge tells the build, and once is enough"
 
 
 async def test_an_item_that_no_template_serves_gets_nothing(house: House) -> None:

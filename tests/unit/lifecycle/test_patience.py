@@ -57,7 +57,7 @@ async def test_a_long_wait_is_told_once_with_what_explain_says_and_again_when_th
     assert (explained.reasons, explained.next_step) == (waiting.reasons, waiting.next_step)
     assert told(house) == [f"It has waited for 16 s: {'; '.join(explained.reasons)}. Next: {explained.next_step}"]
     assert waiting.reasons == ("provider box is full (1 of 1 agents)",)
-    assert waiting.next_step == "an agent is started as soon as one of the 1 agents at box is gone"
+    assert waiting.next_step == "an agent is started as soon as the agent at box is gone"
     house.desk.providers["box"].drained = True
     for _ in range(3):
         house.engine.patience.look()

@@ -47,7 +47,7 @@ class Looks:
     def __init__(self, house: House) -> None:
         self.count = 0
         self._match = house.engine.planner._router.match
-        house.engine.planner._router.match = self  # type: ignore[method-assign,assignment]
+        house.engine.planner._router.match = self  # type: ignore[method-assign]
 
     def __call__(self, item: QueueItem) -> Routing:
         self.count += 1

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.loans.marks import GuestMark, LoanMark, Word
-from provisioner.loans.state import Act, Guest, Home, LoanFacts, LoanPolicy, LoanState, decide
+from provisioner.loans.state import Act, Decision, Guest, Home, LoanFacts, LoanPolicy, LoanState, decide
+from provisioner.model.errors import IllegalActError
 
 NAME = "loan-n-abcdefghijklm"
 POLICY = LoanPolicy(absent_after_s=100, grace_s=50)
@@ -132,3 +133,8 @@ def test_whatever_is_seen_nothing_is_taken_from_a_build_in_time_nor_done_on_hear
     if decision.act is Act.STOP:
         assert home is not None
         assert home.connected or home.over_ssh
+
+
+def test_what_the_table_forbids_is_a_fault() -> None:
+    with pytest.raises(IllegalActError, match="start-agent of loan l, which is returning"):
+        Decision(name="l", state=LoanState.RETURNING, act=Act.START, reason="x")

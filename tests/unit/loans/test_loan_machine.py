@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from provisioner.controller.rest import Answer, Rest
+from provisioner.controller.script_console import MARK
 from provisioner.loans.console_way import ConsoleWay
 from provisioner.loans.machine import Input, Machine, MachineError, Output
 from provisioner.loans.marks import new_name
+from tests.standin_process import eventually
 
 SECRET = "0123456789abcdef" * 4
 NAME = new_name("n")
@@ -78,7 +80,7 @@ def test_start_and_stop_leave_what_they_should_and_nothing_else(root: Path, tmp_
     assert not root.exists()
     assert start(machine) == "started"
     assert start(machine) == "running"
-    assert len(marked()) == 2  # and the child
+    eventually(lambda: len(marked()) == 2, "the agent and its child run")
     home = root / NAME
     assert (home / "secret").read_text() == SECRET
     assert (home / "agent.jar").read_bytes() == b"PK\x03\x04\nnot text\x00\n"
@@ -111,6 +113,7 @@ def test_two_that_start_it_at_once_start_it_once(root: Path, tmp_path: Path) -> 
         thread.join()
     assert said.count("started") == 1
     assert set(said) <= {"started", "running", "starting"}
+    eventually((tmp_path / "arguments").exists, "it runs")
     time.sleep(0.2)
     assert len((tmp_path / "arguments").read_text().splitlines()) == 1
 
@@ -159,7 +162,7 @@ class Console:
                 oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA1()), algorithm=hashes.SHA256(), label=None)
                 self.secret = self.key.decrypt(base64.b64decode(ask["secret"]), oaep).decode()
             said = {"status": 0, "text": "started\n"}
-        text = f"jenkins-provisioner-said:{json.dumps(said)}\n"
+        text = f"{MARK}{json.dumps(said)}\n"
         return Answer(status=200, headers={}, content=text.encode())
 
 

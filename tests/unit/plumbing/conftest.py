@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from plumbing_site import Site
+
+from tests.unit.plumbing.plumbing_site import Site
 
 
 @pytest.fixture

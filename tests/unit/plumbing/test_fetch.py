@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plumbing_site import Site, load
+
+from tests.unit.plumbing.plumbing_site import Site, load
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,7 +28,8 @@ def hpi(*, needs: str = "", core: str = "2.500.1") -> bytes:
         lines += long[:72] + "".join(f"\r\n {long[at : at + 71]}" for at in range(72, len(long), 71)) + "\r\n"
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("META-INF/MANIFEST.MF", lines + "\r\n")
+        # of a time of its own: the same bytes whenever it is made
+        archive.writestr(zipfile.ZipInfo("META-INF/MANIFEST.MF"), lines + "\r\n")
     return packed.getvalue()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from plumbing_site import Site, load
+
+from tests.unit.plumbing.plumbing_site import Site, load
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import leaks
 import pytest
-import tiers
-from tiers import Result
+
+from tests import leaks, tiers
+from tests.tiers import Result
 
 ROOT = Path(__file__).parents[3]
 PROBE = """
@@ -102,9 +102,10 @@ def test_a_run_reports_every_test_once(tmp_path: Path, workers: list[str]) -> No
     report = tmp_path / "report.json"
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--confcutdir", tmp_path,
-         "-p", "no:cacheprovider", "-p", "conftest", "-p", "tiers", f"--tier-report={report}", *workers, probe],
+         "-p", "no:cacheprovider", "-p", "tests.conftest", "-p", "tests.tiers", *workers,
+         f"--tier-report={report}", probe],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "DOCKER_HOST": "unix:///nowhere.sock"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///nowhere.sock"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -165,3 +166,22 @@ def test_owners_of_a_run_carry_its_name(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(leaks.RUN_VARIABLE, "run-00000001")
     assert leaks.new_owner().startswith("test-run-00000001-")
     assert leaks.new_owner() != leaks.new_owner()
+
+
+@pytest.mark.parametrize(
+    ("failed", "repeated"),
+    [
+        ({}, []),
+        ({"a": "jenkins"}, ["a"]),
+        ({"a": "jenkins", "b": "jenkins"}, ["a", "b"]),
+        ({"a": "jenkins", "b": "jenkins", "c": "jenkins"}, []),
+        ({"a": "jenkins", "b": "docker"}, []),
+        ({"a": "unit"}, []),
+    ],
+)
+def test_an_accident_beside_a_real_controller_is_tried_once_more(failed: dict[str, str], repeated: list[str]) -> None:
+    passed = {"x": Result(tier="jenkins", outcome="passed"), "y": Result(tier="unit", outcome="passed")}
+    assert (
+        tiers.to_repeat(passed | {test: Result(tier=tier, outcome="failed") for test, tier in failed.items()})
+        == repeated
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +129,7 @@ def test_what_parses_prints_as_a_text_of_the_same_meaning(text: str) -> None:
     assert parse(str(expression)) == expression
 
 
-_MEANS = {
+_MEANS: dict[str, Callable[[bool, bool], bool]] = {
     "&&": lambda a, b: a and b,
     "||": lambda a, b: a or b,
     "->": lambda a, b: b if a else True,

@@ -27,16 +27,23 @@ class LaunchLog:
 
     def say(self, *lines: str) -> None:
         """Add lines; each is bounded in length, and so is their number."""
+        self._untold.extend(self._add(lines))
+
+    def note(self, *lines: str) -> None:
+        """Add lines that the build's console has, or gets, in another way."""
+        self._add(lines)
+
+    def _add(self, lines: Sequence[str]) -> list[str]:
         fresh = [part[:_MOST_CHARACTERS] for line in lines for part in line.splitlines() or [""]]
         room = MOST_LINES - self._next
-        if room <= 0:
-            return
+        if room <= 0 or not fresh:
+            return []
         if len(fresh) >= room:
             fresh = [*fresh[: room - 1], "… the launch log is full; the rest is left out"]
         self._store.add_lines(self._agent, self._next, fresh, self._clock.now())
         self._next += len(fresh)
-        self._untold.extend(fresh)
         self.wake()
+        return fresh
 
     def wake(self) -> None:
         """Let those who follow the log look again: it grew, or nothing more will come."""
