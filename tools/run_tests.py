@@ -3,8 +3,9 @@
     python tools/run_tests.py [PYTEST ARGUMENT …]
 
 First what needs nothing but this machine, in parallel; then, one test at a time, what asks a Docker engine for all
-that it has; then what needs a real Jenkins, two files at once with a controller each; a failure or two there is tried
-once more, and told. REQUIRE_TIERS (names, or `available`) turns a tier that did not run into a failure.
+that it has; then what needs a real Jenkins, two files at once with a controller each. A failure or two beside a real
+engine or controller is tried once more, and told. REQUIRE_TIERS (names, or `available`) turns a tier that did not run
+into a failure.
 """
 
 from __future__ import annotations

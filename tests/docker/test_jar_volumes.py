@@ -23,7 +23,7 @@ ROOT = "/home/jenkins/agent"
 JARS = f"{ROOT}/remoting/jarCache"
 MUSL = "jenkins-provisioner-test/musl:latest"
 DEBIAN = "jenkins-provisioner-test/agent:latest"
-LOOK = f"cd {JARS}; for f in */*; do stat -c '%n %u %Y %s' $f; done; touch */* && mkdir FF && echo may change"
+LOOK = f"cd {JARS}; for f in */*; do stat -c '%n %u %Y %s' $f; done; touch */* && mkdir not-hex && echo may change"
 
 
 @pytest.fixture

@@ -235,9 +235,10 @@ async def test_a_build_runs_on_its_node_within_the_budget_of_requests(rig: Rig, 
     assert item.kind is kind
     order = rig.order(item, label)
     registration = await rig.connection.register(order)
+    # what is told when the build has begun already is too late for its description
+    await rig.connection.tell(order.name, item, ["agent connected"])
     rig.agents.start(order.name, registration.secret)
     await rig.node(order.name, lambda n: n.online)
-    await rig.connection.tell(order.name, item, ["agent connected"])
     node = await rig.node(order.name, lambda n: n.busy)
     assert node.build_url == f"job/{job}/1/"
     assert node.queue_id == (item.key.queue_id if free else None)

@@ -175,11 +175,14 @@ def test_owners_of_a_run_carry_its_name(monkeypatch: pytest.MonkeyPatch) -> None
         ({"a": "jenkins"}, ["a"]),
         ({"a": "jenkins", "b": "jenkins"}, ["a", "b"]),
         ({"a": "jenkins", "b": "jenkins", "c": "jenkins"}, []),
-        ({"a": "jenkins", "b": "docker"}, []),
+        ({"a": "jenkins", "b": "docker"}, ["a", "b"]),
+        ({"a": "jenkins", "b": "standin"}, []),
         ({"a": "unit"}, []),
     ],
 )
-def test_an_accident_beside_a_real_controller_is_tried_once_more(failed: dict[str, str], repeated: list[str]) -> None:
+def test_an_accident_beside_a_real_engine_or_controller_is_tried_once_more(
+    failed: dict[str, str], repeated: list[str]
+) -> None:
     passed = {"x": Result(tier="jenkins", outcome="passed"), "y": Result(tier="unit", outcome="passed")}
     assert (
         tiers.to_repeat(passed | {test: Result(tier=tier, outcome="failed") for test, tier in failed.items()})
