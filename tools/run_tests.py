@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests import leaks, tiers  # noqa: E402
 
-PARALLEL = min(4, max(2, os.cpu_count() or 2))
+PARALLEL = min(8, 2 * (os.cpu_count() or 2))  # they wait for their processes more than they compute
 SLOW = bool(os.environ.get("SLOW"))
 #: Tests that take minutes, or that a machine under load may upset, run when they are asked for.
 WITHOUT_SLOW = "" if SLOW else " and not slow"

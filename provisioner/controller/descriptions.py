@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,10 +17,26 @@ _log = structlog.get_logger(__name__)
 
 PREFIX = "[provisioner] "
 _LINES_KEPT = 200  # of one agent, until its build shows them
+#: So long lines are gathered before they are shown: without the bridge an agent is seen connected and with its build
+#: at once, and what is said of both comes a moment later.
+_GATHER_S = 1.0
+_CLOSING_S = 2.0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Log:
+    """The launch log of one agent."""
+
+    waiting: list[str]  # to be shown
+    said: list[str]  # all of it
+    build_url: str | None = None
+    before: str | None = None  # the build's description as the poll saw it, where that tells
+    shown: bool = False
+    writing: bool = False
 
 
 class Descriptions:
-    """Keeps launch logs until their builds have begun, then shows them there, once for each agent.
+    """Keeps launch logs until their builds have begun, then shows them there; what is said later is added.
 
     It needs the permission Run/Update. Without it nothing is shown, and that is said once.
     """
@@ -27,35 +44,35 @@ class Descriptions:
     def __init__(self, http: Rest, pool: DaemonPool) -> None:
         self._http = http
         self._pool = pool
-        self._lines: dict[str, list[str]] = {}  # by agent
-        self._said: dict[str, list[str]] = {}  # the same, also after its build shows them
+        self._logs: dict[str, _Log] = {}  # by agent
         self._agent_of: dict[RequestKey, str] = {}
         self._allowed = True
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, agent: str, request: RequestKey | None, lines: Sequence[str]) -> None:
         """An agent is on its way to a request; saying so again, after a registration that failed, changes nothing."""
-        if agent not in self._lines:
-            self._lines[agent] = list(lines)
-            self._said[agent] = list(lines)
+        if agent not in self._logs:
+            self._logs[agent] = _Log(waiting=list(lines), said=list(lines))
         if request is not None:
             self._agent_of[request] = agent
 
     def keep(self, agent: str, lines: Sequence[str]) -> None:
-        """More lines of an agent's launch log; dropped if its build shows the log already."""
-        for kept in (self._lines.get(agent), self._said.get(agent)):
-            if kept is not None:
+        """More lines of an agent's launch log; its build shows them as soon as it has begun."""
+        log = self._logs.get(agent)
+        if log is not None:
+            for kept in (log.waiting, log.said):
                 kept.extend(lines)
                 del kept[:-_LINES_KEPT]
+            self._show_soon(log)
 
     def said(self, agent: str) -> tuple[str, ...]:
         """The agent's launch log so far."""
-        return tuple(self._said.get(agent, ()))
+        log = self._logs.get(agent)
+        return tuple(log.said) if log is not None else ()
 
     def forget(self, agent: str) -> None:
-        """The agent is gone."""
-        self._lines.pop(agent, None)
-        self._said.pop(agent, None)
+        """The agent is gone; what is being shown is shown all the same."""
+        self._logs.pop(agent, None)
         self._agent_of = {key: name for key, name in self._agent_of.items() if name != agent}
 
     def started(
@@ -66,11 +83,14 @@ class Descriptions:
         `before` is the build's description, if it is known.
         """
         agent = agent or (self._agent_of.get(request) if request else None)
-        lines = self._lines.pop(agent, None) if agent else None
-        if lines and self._allowed:
-            task = asyncio.create_task(self._show(build_url, before, lines))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if agent is None:
+            return
+        if request is None:  # one of ours, perhaps of an earlier life of the sidecar: what is said from now on is shown
+            self._logs.setdefault(agent, _Log(waiting=[], said=[]))
+        log = self._logs.get(agent)
+        if log is not None and log.build_url is None:
+            log.build_url, log.before, log.shown = build_url, before, not log.waiting
+            self._show_soon(log)
 
     async def add(self, build_url: str, lines: Sequence[str]) -> None:
         """Put lines below what the description says already."""
@@ -79,22 +99,39 @@ class Descriptions:
 
     async def settle(self) -> None:
         """Wait for what is under way."""
-        await asyncio.gather(*self._tasks)
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give what is under way a moment, then give it up."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=_CLOSING_S)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _show(self, build_url: str, before: str | None, lines: Sequence[str]) -> None:
+    def _show_soon(self, log: _Log) -> None:
+        if log.build_url and log.waiting and self._allowed and not log.writing:
+            log.writing = True
+            task = asyncio.create_task(self._show(log, log.build_url))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _show(self, log: _Log, build_url: str) -> None:
+        await asyncio.sleep(_GATHER_S)
+        lines, log.waiting = log.waiting, []
+        later, log.shown = log.shown, True
         try:
-            before = await self._read(build_url) if before is None else before
-            if before and not before.startswith(PREFIX):
-                return  # somebody's own words; the log of a launch that worked is not worth adding to them
-            await self._put(build_url, before, lines)
+            known = None if later else log.before
+            before = await self._read(build_url) if known is None else known
+            # the log of a launch that worked is not worth adding to somebody's own words; what comes later is
+            if later or not before or before.startswith(PREFIX):
+                await self._put(build_url, before, lines)
         except ControllerError as error:
             _log.warning("description.failed", controller=self._http.name, build=build_url, error=error.message)
+        finally:
+            log.writing = False
+        self._show_soon(log)
 
     async def _read(self, build_url: str) -> str:
         answer = await self._pool.run(self._http.get, f"{build_url}api/json?tree=description", op="describe")

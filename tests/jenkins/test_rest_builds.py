@@ -114,6 +114,12 @@ class Rig:
     def description(self, job: str, number: int = 1) -> str:
         return self.jenkins.begun(job, number)["description"] or ""
 
+    async def described(self, job: str, lines: int) -> None:
+        """Wait until the description of its build has so many lines; they are written in the background."""
+        async with asyncio.timeout(20):
+            while len((await asyncio.to_thread(self.description, job)).splitlines()) < lines:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+
     async def end(self) -> None:
         await self.connection.close()
         await asyncio.to_thread(self._clean)
@@ -235,10 +241,9 @@ async def test_a_build_runs_on_its_node_within_the_budget_of_requests(rig: Rig, 
     assert item.kind is kind
     order = rig.order(item, label)
     registration = await rig.connection.register(order)
-    # what is told when the build has begun already is too late for its description
-    await rig.connection.tell(order.name, item, ["agent connected"])
     rig.agents.start(order.name, registration.secret)
     await rig.node(order.name, lambda n: n.online)
+    await rig.connection.tell(order.name, item, ["agent connected"])
     node = await rig.node(order.name, lambda n: n.busy)
     assert node.build_url == f"job/{job}/1/"
     assert node.queue_id == (item.key.queue_id if free else None)
@@ -259,6 +264,7 @@ async def test_a_build_runs_on_its_node_within_the_budget_of_requests(rig: Rig, 
     build = await asyncio.to_thread(rig.jenkins.wait_build, job)
     assert build["result"] == "SUCCESS"
     assert f"on {order.name}" in rig.jenkins.console(job)
+    await rig.described(job, 2)
     assert rig.description(job).splitlines() == [
         "[provisioner] template maven on here",
         "[provisioner] agent connected",
@@ -298,6 +304,9 @@ async def test_a_barred_agent_that_dies_is_seen_as_lost(rig: Rig) -> None:
     agent.kill()
     node = await rig.node(order.name, lambda n: not n.online)
     assert node.offline_cause
+    await rig.connection.tell(order.name, None, ["The agent was lost"])
+    await rig.described(job, 2)
+    assert rig.description(job).splitlines()[-1] == "[provisioner] The agent was lost"
 
 
 # -- ends

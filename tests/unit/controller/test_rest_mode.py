@@ -25,6 +25,11 @@ class Clock:
         return self.now_s
 
 
+@pytest.fixture(autouse=True)
+def gather_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provisioner.controller.descriptions._GATHER_S", 0.0)
+
+
 @pytest.fixture
 def jenkins(controller: Script) -> SmallJenkins:
     return SmallJenkins(controller)
@@ -419,6 +424,46 @@ async def test_somebodys_own_description_is_left_alone(mode: RestMode, jenkins: 
     await mode.snapshot()
     await mode.settle()
     assert jenkins.builds[url] == "release 1.2"
+
+
+async def test_what_is_said_after_the_build_has_begun_is_added_also_to_somebodys_own_words(
+    mode: RestMode, jenkins: SmallJenkins
+) -> None:
+    jenkins.freestyle(7, "maven")
+    await mode.register(order(item=await the_item(mode)))
+    url = jenkins.start(7, "maven-x")
+    await mode.snapshot()
+    mode.tell("maven-x", ["agent connected"])  # seen with the build, told a moment later: no request of its own
+    await mode.settle()
+    assert jenkins.builds[url].splitlines()[-1] == "[provisioner] agent connected"
+    jenkins.builds[url] = "release 1.2"
+    mode.tell("maven-x", ["the agent was lost"])
+    mode.tell("maven-x", ["out of memory"])
+    await mode.remove("maven-x")
+    await mode.settle()
+    assert jenkins.builds[url].splitlines() == [
+        "release 1.2",
+        "[provisioner] the agent was lost",
+        "[provisioner] out of memory",
+    ]
+
+
+async def test_a_later_life_of_the_sidecar_adds_what_it_has_to_say(
+    mode: RestMode, rest: Rest, pool: DaemonPool, jenkins: SmallJenkins
+) -> None:
+    jenkins.freestyle(7, "maven")
+    await mode.register(order(item=await the_item(mode)))
+    url = jenkins.start(7, "maven-x")
+    await mode.snapshot()
+    await mode.settle()
+    shown = jenkins.builds[url]
+    later = RestMode(rest, pool, owner="prod")
+    await later.snapshot()
+    await later.settle()
+    assert jenkins.builds[url] == shown
+    later.tell("maven-x", ["the agent was lost"])
+    await later.settle()
+    assert jenkins.builds[url] == f"{shown}\n[provisioner] the agent was lost"
 
 
 async def test_without_run_update_nothing_is_shown_and_nothing_fails(
