@@ -2,10 +2,10 @@
 
     python tools/run_tests.py [PYTEST ARGUMENT …]
 
-First what needs nothing but this machine, in parallel; then, one test at a time, what asks a Docker engine for all
-that it has; then what needs a real Jenkins, two files at once with a controller each. A failure or two beside a real
-engine or controller is tried once more, and told. REQUIRE_TIERS (names, or `available`) turns a tier that did not run
-into a failure.
+First what needs nothing but this machine, in parallel, and beside it, one test at a time, what asks a Docker engine for
+all that it has; then what needs a real Jenkins, three files at once with a controller each. A failure or two beside a
+real engine or controller is tried once more, and told. REQUIRE_TIERS (names, or `available`) turns a tier that did not
+run into a failure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,37 +30,83 @@ SLOW = bool(os.environ.get("SLOW"))
 #: Tests that take minutes, or that a machine under load may upset, run when they are asked for.
 WITHOUT_SLOW = "" if SLOW else " and not slow"
 #: Some of the slow ones measure, and want the machine for themselves.
-CONTROLLERS = 0 if SLOW else min(2, os.cpu_count() or 1)
-RUNS = {
-    "unit and stand-in": ["-n", str(PARALLEL), "-m", "not docker and not jenkins" + WITHOUT_SLOW],
-    "docker": ["-m", "docker and not jenkins" + WITHOUT_SLOW],
-    "jenkins": ["-n", str(CONTROLLERS), "--dist", "loadfile", "-m", "jenkins" + WITHOUT_SLOW],
-}
+CONTROLLERS = 0 if SLOW else min(3, 1 + (os.cpu_count() or 1))
+#: Runs of one group go on at once.
+GROUPS = (
+    {
+        "unit and stand-in": ["-n", str(PARALLEL), "-m", "not docker and not jenkins" + WITHOUT_SLOW],
+        "docker": ["-m", "docker and not jenkins" + WITHOUT_SLOW],
+    },
+    {"jenkins": ["-n", str(CONTROLLERS), "--dist", "loadfile", "-m", "jenkins" + WITHOUT_SLOW]},
+)
 #: pytest: all passed, some failed, none collected. Anything else is a run that broke.
 UNDERSTOOD = {0, 1, 5}
 GRACE_S = 20.0
 STOP_S = 120.0
 
 
-def run(name: str, arguments: list[str], env: dict[str, str]) -> tuple[dict[str, tiers.Result], list[str]]:
-    """One pytest process: its results, and what is wrong with the run itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "tiers.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-rfE", f"--tier-report={report}", *arguments]
-        print(f"== {name}", flush=True)
-        began = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, env=env)
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:  # pytest has it too, and cleans up
-            process.wait(STOP_S)
-            raise
-        print(f"== {name}: {time.monotonic() - began:.0f} s\n", flush=True)
-        problems = [] if status in UNDERSTOOD else [f"pytest ended with status {status} ({name})"]
-        results = tiers.read_report(report)
+class Run:
+    """One pytest process, begun; of those that go on at once only the first one prints as it goes.
+
+    Args:
+        name: what it is called in the output.
+        arguments: for pytest.
+        env: its environment.
+        aloud: print as it goes; otherwise when it has ended.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], env: Mapping[str, str], *, aloud: bool = True) -> None:
+        self._name = name
+        self._stack = ExitStack()
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self._report = folder / "tiers.json"
+        self._output = None if aloud else self._stack.enter_context((folder / "output").open("w+b"))
+        command = [sys.executable, "-m", "pytest", "-q", "-rfE", f"--tier-report={self._report}", *arguments]
+        if aloud:
+            print(f"== {name}", flush=True)
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=self._output, stderr=subprocess.STDOUT if self._output else None
+        )
+
+    def interrupted(self) -> None:
+        """The terminal's signal went to pytest too: wait until it has cleaned up."""
+        self._process.wait(STOP_S)
+        self._stack.close()
+
+    def ended(self) -> tuple[dict[str, tiers.Result], list[str]]:
+        """Wait for its end: its results, and what is wrong with the run itself."""
+        status = self._process.wait()
+        if self._output is None:
+            print(f"== {self._name}: {time.monotonic() - self._began:.0f} s\n", flush=True)
+        else:
+            self._output.seek(0)
+            print(f"== {self._name}, beside it\n{self._output.read().decode(errors='replace')}", flush=True)
+        problems = [] if status in UNDERSTOOD else [f"pytest ended with status {status} ({self._name})"]
+        results = tiers.read_report(self._report)
+        self._stack.close()
         if status == 1 and not any(result.outcome == "failed" for result in results.values()):
-            problems.append(f"pytest reports a failure that no test had ({name})")
+            problems.append(f"pytest reports a failure that no test had ({self._name})")
         return results, problems
+
+
+def run(group: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> tuple[dict[str, tiers.Result], list[str]]:
+    """Runs at once: the results of all, and what is wrong with the runs themselves."""
+    results: dict[str, tiers.Result] = {}
+    problems: list[str] = []
+    begun: list[Run] = []
+    try:
+        for name, arguments in group.items():
+            begun.append(Run(name, arguments, env, aloud=not begun))
+        for one in begun:
+            more, broken = one.ended()
+            results |= more
+            problems += broken
+    except KeyboardInterrupt:
+        for one in begun:
+            one.interrupted()
+        raise
+    return results, problems
 
 
 def left_behind(mark: str, before: set[str]) -> list[str]:
@@ -77,13 +125,13 @@ def main() -> int:
     before = leaks.marked(mark)
     results: dict[str, tiers.Result] = {}
     problems: list[str] = []
-    for name, arguments in RUNS.items():
-        more, broken = run(name, [*arguments, *sys.argv[1:]], env)
+    for group in GROUPS:
+        more, broken = run({name: [*arguments, *sys.argv[1:]] for name, arguments in group.items()}, env)
         results |= more
         problems += broken
     repeated = tiers.to_repeat(results)
     for test in repeated:
-        more, broken = run(f"once more, alone: {test}", [test], env)
+        more, broken = run({f"once more, alone: {test}": [test]}, env)
         results |= more
         problems += broken
     problems += [f"left behind: {thing}" for thing in left_behind(mark, before)]
