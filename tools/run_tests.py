@@ -37,7 +37,7 @@ GROUPS = (
         "unit and stand-in": ["-n", str(PARALLEL), "-m", "not docker and not jenkins" + WITHOUT_SLOW],
         "docker": ["-m", "docker and not jenkins" + WITHOUT_SLOW],
     },
-    {"jenkins": ["-n", str(CONTROLLERS), "--dist", "loadfile", "-m", "jenkins" + WITHOUT_SLOW]},
+    {"jenkins": ["-n", str(CONTROLLERS), "--dist", "loadfile", "--durations=10", "-m", "jenkins" + WITHOUT_SLOW]},
 )
 #: pytest: all passed, some failed, none collected. Anything else is a run that broke.
 UNDERSTOOD = {0, 1, 5}
