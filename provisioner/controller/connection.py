@@ -271,6 +271,11 @@ class Connection:
         else:
             await self._rest.bar(name)
 
+    async def let_return(self, name: str) -> None:
+        """The Pipeline that a restart interrupted waits for this node; the bridge lets it in by itself. Idempotent."""
+        if not self._bridged:
+            await self._rest.let_return(name)
+
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         """End the request with the reason in its console. Idempotent."""
         if not self._bridged:

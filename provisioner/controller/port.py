@@ -269,6 +269,13 @@ class Controller(Protocol):
         """Let the node take no further build; a running one goes on. Idempotent."""
         ...
 
+    async def let_return(self, name: str) -> None:
+        """The Pipeline that has run on this node, and that a restart interrupted, waits for it by name: let it in.
+
+        Idempotent; nothing is to be done where the controller's extension does so by itself.
+        """
+        ...
+
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         """End the request with the reason in its console. Idempotent."""
         ...

@@ -150,7 +150,7 @@ class RestMode:
             views = [n.view for n in raw_nodes if n.view]
             self._see(views, {n.name: n.build_description for n in raw_nodes})
             await self._see_ends(views)
-            await self._let_return(views, {item.label for item in items})
+            await self._close_returned(views)
             nodes = tuple(
                 replace(v, started_once=v.name in self._started, finished=v.name in self._started and not v.busy)
                 for v in views
@@ -279,14 +279,11 @@ class RestMode:
             if answer.get("building") is False:
                 self._started.add(view.name)
 
-    async def _let_return(self, views: Sequence[NodeView], labels: set[str | None]) -> None:
-        """A Pipeline that a restart interrupted waits for its own agent by name, which was closed when it began."""
+    async def _close_returned(self, views: Sequence[NodeView]) -> None:
+        """What was let open for its own Pipeline is closed as soon as that is back."""
         self._returning &= {view.name for view in views}
         for view in views:
-            if view.name in labels and not view.busy and not view.accepting:
-                self._returning.add(view.name)
-                await self._nodes.unbar(view.name)
-            elif view.name in self._returning and view.busy:
+            if view.name in self._returning and view.busy:
                 self._returning.discard(view.name)
                 await self.bar(view.name)
 
@@ -310,6 +307,11 @@ class RestMode:
     async def bar(self, name: str) -> None:
         """Let the node take no further build. Idempotent."""
         await self._nodes.bar(name, self._descriptions.said(name))
+
+    async def let_return(self, name: str) -> None:
+        """Open the node, which was closed when its build began, until that is back. Idempotent."""
+        self._returning.add(name)
+        await self._nodes.unbar(name)
 
     def tell(self, name: str | None, lines: Sequence[str]) -> None:
         """Keep lines of the launch log until the agent's build has begun."""

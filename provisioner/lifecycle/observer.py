@@ -164,7 +164,9 @@ class Observer:
 
     def _nodes(self, seen: Snapshot) -> None:
         views = {view.name: view for view in seen.nodes}
-        waiting_for = {item.label for item in seen.items}
+        waiting: dict[str, list[QueueItem]] = {}
+        for item in seen.items:
+            waiting.setdefault(item.label or "", []).append(item)
         for task in self._desk.agents_of(self._me.name):
             view = views.get(task.agent.name)
             if view is None:
@@ -175,7 +177,10 @@ class Observer:
                         task.facts.touch()
                 continue
             task.facts.missing_passes = 0
-            self._view(task, view, seen, resumes=view.name in waiting_for)
+            resumes = any(_comes_back(task, item) for item in waiting.get(view.name, ()))
+            if resumes and seen.info.mode is BridgeMode.OFF and not view.busy and not view.accepting:
+                self._desk.errand(self._let_return(task), name=f"let return {view.name}")
+            self._view(task, view, seen, resumes=resumes)
 
     def _view(self, task: AgentTask, view: NodeView, seen: Snapshot, *, resumes: bool) -> None:
         facts = task.facts
@@ -234,6 +239,12 @@ class Observer:
             await self._me.port.adopt(order)
         except ControllerError as error:  # the next look shows that it is still to be done
             log.info("agent.not_adopted", agent=task.agent.name, problem=error.message)
+
+    async def _let_return(self, task: AgentTask) -> None:
+        try:
+            await self._me.port.let_return(task.agent.name)
+        except ControllerError as error:  # the next look shows that it is still to be done
+            log.info("agent.not_opened", agent=task.agent.name, problem=error.message)
 
     def _node(self, name: str, *, online: bool, cause: str = "") -> None:
         if task := self._desk.agents.get(name):
@@ -336,6 +347,12 @@ class Observer:
         back = task.agent.request is not None and self._desk.book.get(task.agent.request) is not None
         if not _begun(task) and not task.doomed and not back:
             task.want_gone(None, "its build ran and ended unseen, or was taken elsewhere")
+
+
+def _comes_back(task: AgentTask, item: QueueItem) -> bool:
+    """Whether an item that names an agent is of the Pipeline that ran on it; anybody may ask for a node by its name."""
+    runs = {task.facts.build_url, task.agent.build_url, task.agent.request.task if task.agent.request else None}
+    return item.kind is ItemKind.PIPELINE and item.key.task in runs
 
 
 def _begun(task: AgentTask) -> bool:

@@ -230,6 +230,11 @@ class StaticPort:
         elif not await self._is_static(name):
             await self._inner.bar(name)
 
+    async def let_return(self, name: str) -> None:
+        """A static node is closed to nobody who comes back to it."""
+        if not await self._is_static(name):
+            await self._inner.let_return(name)
+
     async def _is_static(self, name: str) -> bool:
         if self._nodes.placed(name) is not None:
             return True

@@ -246,6 +246,12 @@ class FakeController:
             node.barred = True
             node.view = replace(node.view, accepting=False)
 
+    async def let_return(self, name: str) -> None:
+        self._check("let_return")
+        node = self.nodes[name]
+        node.barred = False
+        node.view = replace(node.view, accepting=True)
+
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         self._check("fail")
         self.failed.append((request, reason, message, tuple(lines)))

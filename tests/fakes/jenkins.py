@@ -283,6 +283,8 @@ class FakeJenkins:
 
     def _dispatch(self, name: str, node: Node, now: float) -> None:
         work = next((w for w in self.items.values() if w.item and w.item.label == name), None)
+        if work is not None and self.mode is BridgeMode.OFF and node.barred:
+            return  # closed when its build began; it has to be let in
         if work is None:
             work = self._may_take(node)
         if work is None or work.item is None:
@@ -298,6 +300,8 @@ class FakeJenkins:
         node.started = True
         if self.mode is not BridgeMode.OFF:
             node.accepting = False
+        elif resumes:
+            node.barred, node.accepting = True, False
         self._leave(work, FateOf(fate=Fate.STARTED, build_url=url, building=True, node=name))
         queue_id = key.queue_id if work.kind is not ItemKind.PIPELINE or self.mode is not BridgeMode.OFF else None
         self._tell(BuildStarted(name=name, queue_id=queue_id, build_url=url))
@@ -511,6 +515,14 @@ class FakeJenkins:
         if node is None:
             raise ControllerError(f"there is no node {name}", code=404)
         node.barred, node.accepting = True, False
+
+    async def let_return(self, name: str) -> None:
+        self._call("let_return")
+        node = self.nodes.get(name)
+        if node is None:
+            raise ControllerError(f"there is no node {name}", code=404)
+        if self.mode is BridgeMode.OFF:
+            node.barred, node.accepting = False, True
 
     async def fail(self, request: QueueItem, reason: str, message: str, lines: Sequence[str]) -> FailOutcome:
         self._call("fail")

@@ -222,6 +222,9 @@ class MortalController:
     async def bar(self, name: str) -> None:
         await self._life.act("bar", lambda: self._port.bar(name))
 
+    async def let_return(self, name: str) -> None:
+        await self._life.act("let_return", lambda: self._port.let_return(name))
+
     async def give(self, name: str, request: QueueItem) -> None:
         await self._life.act("give", lambda: self._port.give(name, request))
 

@@ -379,6 +379,10 @@ async def test_a_closed_node_is_opened_for_the_pipeline_that_comes_back_to_it_an
     jenkins.nodes["maven-x"]["running"] = None
     jenkins.pipeline(5, "maven-x")
     assert (await the_item(mode)).label == "maven-x"  # and not "maven", which a new agent would be made for
+    assert jenkins.nodes["maven-x"]["barred"] is True  # who waits for it by name may be anybody
+    for _ in range(2):
+        await mode.let_return("maven-x")
+    await the_node(mode)
     assert jenkins.nodes["maven-x"]["barred"] is False
     jenkins.start(5, "maven-x")
     assert (await the_node(mode)).busy

@@ -322,6 +322,28 @@ async def test_a_pipeline_comes_back_to_its_agent_after_a_restart_of_the_control
     await house.until(house.nothing_left)
 
 
+async def test_without_the_bridge_a_closed_agent_is_opened_for_its_own_pipeline_and_for_nobody_else(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(FakeController(mode=BridgeMode.OFF))
+    house.controller.queue(job="app/1", kind=ItemKind.PIPELINE)
+    name = await house.agent()
+    house.controller.connect(name)
+    house.controller.start_build(name)
+    await house.until(lambda: house.controller.nodes[name].barred)
+    house.controller.restart()
+    house.controller.connect(name)
+    house.controller.queue(label=name, job="nosy")
+    house.controller.queue(label=name, job="nosy/1", kind=ItemKind.PIPELINE)
+    for _ in range(4):
+        house.controller.show()
+    await house.until(lambda: house.desk.agents[name].facts.online)
+    assert house.controller.nodes[name].barred
+    house.controller.queue(label=name, job="app/1", kind=ItemKind.PIPELINE)
+    house.controller.show()
+    await house.until(lambda: not house.controller.nodes[name].barred)
+
+
 async def test_a_freestyle_build_that_died_with_the_controller_frees_its_agent(house: House) -> None:
     house.controller.queue()
     name = await house.agent()
