@@ -103,8 +103,9 @@ class Admission:
             except (LaunchError, OSError) as error:
                 # the instance is removed by the sidecar in any case
                 log.info("channel.not_closed", agent=self.agent, problem=str(error))
-        if self.ahead is not None:
-            await asyncio.wait({self.ahead})
+        if self.ahead is not None:  # it ends with the channel, unless that could not be closed
+            await asyncio.wait({self.ahead}, timeout=_LAST_GRACE_S)
+            self.ahead.cancel()
 
     async def last_words(self) -> tuple[str, ...]:
         """The last lines of its standard error, as far as they have come."""

@@ -311,6 +311,20 @@ async def test_a_task_without_a_record_is_cancelled_and_tells_why(rig: Rig) -> N
     assert f"(errand-{rig.owner}) makes no build record" in rig.jenkins.log_tail(60)
 
 
+async def test_a_task_that_answers_nothing_hides_no_other_item(rig: Rig) -> None:
+    odd = NO_JOB.replace("'errand-OWNER'", "null").replace("'errand/'", "null")
+    odd = odd.replace("FullDisplayName() { name }", "FullDisplayName() { 'odd' }")
+    odd = odd.replace("DisplayName() { name }", "DisplayName() { 'odd' }")
+    queue_id = int(rig.jenkins.script(odd.replace("OWNER", rig.owner)))
+    try:
+        seen = (await rig.client.hello()).snapshot.items
+        item = next(i for i in seen if i.key.queue_id == queue_id)
+        assert (item.job, item.key.task, item.kind) == ("", "", ItemKind.OTHER)
+        assert await fail(rig, item) == (FailOutcome.CANCELLED, None)
+    finally:
+        rig.jenkins.cancel(queue_id)
+
+
 async def test_an_item_that_another_node_could_serve_is_spared(rig: Rig) -> None:
     job, label = f"spared-{rig.owner}", f"static-{rig.owner}"
     rig.jenkins.create_job(job, freestyle_xml("true", label=label))

@@ -174,7 +174,14 @@ class ProvisionerBridgeNotBuilt implements SubTask, Queue.Executable {
         if (!leave.invoke(item, Queue.getInstance())) return false
         show()
         context = new WorkUnitContext(item)
-        start.invoke(host, context.createWorkUnit(this))
+        try {
+            start.invoke(host, context.createWorkUnit(this))
+        } catch (Exception problem) {
+            // it has left the queue, and nobody else would tell whoever waits for it
+            ProvisionerBridge.complain("starting the record of queue item ${item.getId()}", problem)
+            ((AsyncFutureImpl) item.getFuture().getStartCondition()).set(problem)
+            ((AsyncFutureImpl) item.getFuture()).set(problem)
+        }
         return true
     }
 

@@ -99,7 +99,7 @@ class ProvisionerBridgeComputers extends ComputerListener {
         try {
             ProvisionerBridgeAgent agent = bridge.agents.get(computer.getName())
             if (agent == null) return
-            bridge.emit('offline', agent.owner, [node: agent.name, cause: cause == null ? '' : cause.toString()] as Map<String, Object>, null)
+            bridge.emit('offline', agent.owner, [node: agent.name, cause: cause == null ? '' : (cause.toString() ?: '')] as Map<String, Object>, null)
         } catch (Throwable problem) {
             ProvisionerBridge.complain('noting an agent offline', problem)
         }
