@@ -131,10 +131,10 @@ class NodeSweep:
             log.info("orphan.not_barred", id=name, problem=error.message)  # it is gone, or may not be changed
 
     async def remove_seen(self) -> None:
-        """Delete now what two passes saw; never a node that runs a build."""
+        """Delete now what two passes saw; never a node that runs a build, or that one may come back to."""
         for name, passes in tuple(self._seen.items()):
             resumed = self._desk.clock.monotonic() >= self._resumed_at
-            if passes >= PASSES and resumed and name not in self._desk.agents:
+            if passes >= PASSES and resumed and name not in self._desk.agents and name not in self._held:
                 await self.remove(name)
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import asyncssh
 
@@ -14,7 +15,8 @@ from provisioner.sshd.agent import Agent
 from provisioner.sshd.commands import Environment, Launch, Quit, parse
 from provisioner.sshd.files import RootFiles
 
-#: Connections that have not logged in; the controller and the sidecar's look make two.
+#: Connections that have not logged in; the controller and the sidecar's look make two. Of more than these the oldest
+#: goes, so that a newcomer always gets a turn.
 _MOST_STRANGERS = 16
 _LOGIN_S = 60.0  # on a machine that is busy starting a hundred of them
 _ALIVE_EVERY_S = 15.0
@@ -37,31 +39,22 @@ class Options:
 class Door(asyncssh.SSHServer):
     """One connection: a key that is known, or nothing."""
 
-    strangers = 0
-
-    def __init__(self) -> None:
-        self._stranger = False
+    strangers: ClassVar[dict[Door, asyncssh.SSHServerConnection]] = {}  # those who have not shown a key yet
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """Count those who have not shown a key yet; too many of them are turned away."""
-        if Door.strangers >= _MOST_STRANGERS:
-            conn.abort()
-            return
-        self._stranger = True
-        Door.strangers += 1
+        """Somebody dialled."""
+        Door.strangers[self] = conn
+        if len(Door.strangers) > _MOST_STRANGERS:
+            oldest = next(iter(Door.strangers))
+            Door.strangers.pop(oldest).abort()
 
     def auth_completed(self) -> None:
         """It has shown its key."""
-        self._known()
+        Door.strangers.pop(self, None)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncssh's)
         """It is gone."""
-        self._known()
-
-    def _known(self) -> None:
-        if self._stranger:
-            self._stranger = False
-            Door.strangers -= 1
+        Door.strangers.pop(self, None)
 
     def begin_auth(self, username: str) -> bool:  # noqa: ARG002  (asyncssh's)
         """Whatever name it gives: there is one user here, the one that this process runs as."""

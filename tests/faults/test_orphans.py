@@ -6,6 +6,7 @@ from pathlib import Path
 
 from provisioner.backends.contract import InstanceState, Order, Status
 from provisioner.controller.port import NodeOrder
+from provisioner.model.queue import ItemKind
 from tests.fakes.backend import FakeInstance
 from tests.fakes.jenkins import Node
 from tests.faults.estate import Estate
@@ -95,3 +96,21 @@ def test_nothing_is_removed_while_a_listing_is_incomplete(tmp_path: Path) -> Non
         estate.box.complete = True
         estate.pass_s(90)
         assert estate.box.empty
+
+
+def test_who_asks_for_it_removes_no_node_that_a_pipeline_waits_for_while_a_provider_shows_nothing(
+    tmp_path: Path,
+) -> None:
+    with Estate(tmp_path) as estate:
+        estate.box.complete = False
+        estate.start()
+        stray_node(estate, "maven-stray")
+        estate.jenkins.queue("maven-stray", kind=ItemKind.PIPELINE)
+        estate.pass_s(150)  # longer than the grace after a start
+        told = "a Pipeline waits for it, and not every provider has shown what exists there"
+        assert told in reasons(estate)["node", "maven-stray"]
+        asked = estate.loop.create_task(estate.operations.delete_orphans())
+        estate.until(asked.done, "it was answered")
+        removed, stay = asked.result()
+        assert ([o.agent for o in removed], [o.agent for o in stay]) == ([], ["maven-stray"])
+        assert "maven-stray" in estate.jenkins.nodes
