@@ -30,7 +30,7 @@ async def test_of_many_who_show_no_key_the_oldest_go_and_the_controller_comes_in
         command=("true",),
     )
     serving = asyncio.create_task(serve(options))
-    idle = []
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     try:
         async with asyncio.timeout(30):
             while len(idle) < 64:
