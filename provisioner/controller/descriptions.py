@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ _LINES_KEPT = 200  # of one agent, until its build shows them
 #: at once, and what is said of both comes a moment later.
 _GATHER_S = 1.0
 _CLOSING_S = 2.0
+_REFUSALS_KEPT = 1000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,7 +40,7 @@ class _Log:
 class Descriptions:
     """Keeps launch logs until their builds have begun, then shows them there; what is said later is added.
 
-    It needs the permission Run/Update. Without it nothing is shown, and that is said once.
+    It needs the permission Run/Update. Where it is missing for a job nothing is shown there, and that is logged once.
     """
 
     def __init__(self, http: Rest, pool: DaemonPool) -> None:
@@ -46,7 +48,7 @@ class Descriptions:
         self._pool = pool
         self._logs: dict[str, _Log] = {}  # by agent
         self._agent_of: dict[RequestKey, str] = {}
-        self._allowed = True
+        self._refused: deque[str] = deque(maxlen=_REFUSALS_KEPT)  # jobs
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, agent: str, request: RequestKey | None, lines: Sequence[str]) -> None:
@@ -94,7 +96,7 @@ class Descriptions:
 
     async def add(self, build_url: str, lines: Sequence[str]) -> None:
         """Put lines below what the description says already."""
-        if self._allowed:
+        if self._allowed(build_url):
             await self._put(build_url, await self._read(build_url), lines)
 
     async def settle(self) -> None:
@@ -111,7 +113,7 @@ class Descriptions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _show_soon(self, log: _Log) -> None:
-        if log.build_url and log.waiting and self._allowed and not log.writing:
+        if log.build_url and log.waiting and not log.writing and self._allowed(log.build_url):
             log.writing = True
             task = asyncio.create_task(self._show(log, log.build_url))
             self._tasks.add(task)
@@ -151,5 +153,12 @@ class Descriptions:
         except ControllerError as error:
             if error.code != 403:
                 raise
-            self._allowed = False
-            _log.warning("description.refused", controller=self._http.name, error=error.message)
+            self._refused.append(_job(build_url))
+            _log.warning("description.refused", controller=self._http.name, build=build_url, error=error.message)
+
+    def _allowed(self, build_url: str) -> bool:
+        return _job(build_url) not in self._refused
+
+
+def _job(build_url: str) -> str:
+    return build_url.rstrip("/").rpartition("/")[0]

@@ -473,17 +473,19 @@ async def test_a_later_life_of_the_sidecar_adds_what_it_has_to_say(
 async def test_without_run_update_nothing_is_shown_and_nothing_fails(
     mode: RestMode, jenkins: SmallJenkins, controller: Script
 ) -> None:
-    for number in (7, 8):
-        jenkins.freestyle(number, "maven")
+    for number, job in ((7, "f"), (8, "f"), (9, "another")):
+        jenkins.freestyle(number, "maven", job=job)
     for item in (await mode.snapshot()).items:
         name = f"maven-{item.key.queue_id}"
         await mode.register(order(name, item))
         url = jenkins.start(item.key.queue_id, name)
-        controller.answers["POST", f"/{url}submitDescription"] = []
-        controller.on("POST", f"/{url}submitDescription", 403, b"ci is missing the Run/Update permission")
+        if item.job == "f":
+            controller.answers["POST", f"/{url}submitDescription"] = []
+            controller.on("POST", f"/{url}submitDescription", 403, b"ci is missing the Run/Update permission")
         await mode.snapshot()
         await mode.settle()
-    assert sum("submitDescription" in p for p in controller.paths("POST")) == 1
+    assert sum("job/f/" in path and "submitDescription" in path for path in controller.paths("POST")) == 1
+    assert "[provisioner] template maven" in jenkins.builds["job/another/9/"]  # it may be allowed there
 
 
 # -- ends
