@@ -20,11 +20,9 @@ from tests.jenkins.bridge_rig import Agents
 JOB = "node-cleanup"
 #: A build takes longer than a look: without the guard that is the window in which a second one may slip in.
 BUILD_S = 5
-#: It lasts for as long as a test has spoilt its node so: `stay`.
-_WORK = (
-    f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; while [ -e ../../stay ]; do sleep 0.2; done; '
-    'echo "B- $BUILD_TAG" >> ../../journal'
-)
+#: A build lasts for as long as a test has spoilt its node so.
+_STAY = "while [ -e ../../stay ]; do sleep 0.2; done"
+_WORK = f'echo "B+ $BUILD_TAG" >> ../../journal; sleep {BUILD_S}; {_STAY}; echo "B- $BUILD_TAG" >> ../../journal'
 _CLEAN_SHELL = r"""
     trap 'echo "C- $BUILD_TAG" >> ../../journal' EXIT
     trap 'exit 143' TERM
@@ -123,9 +121,8 @@ class Plant:
     @staticmethod
     def step(sign: str, lasts_s: float) -> str:
         """The shell step of a build that writes down its begin and its end."""
-        return (
-            f'echo "{sign}+ $BUILD_TAG" >> ../../journal; sleep {lasts_s}; echo "{sign}- $BUILD_TAG" >> ../../journal'
-        )
+        said = f'echo "{sign}%s $BUILD_TAG" >> ../../journal'
+        return f"{said % '+'}; sleep {lasts_s}; {_STAY}; {said % '-'}"
 
     def computer(self, name: str) -> dict[str, Any]:
         tree = "offline,temporarilyOffline,offlineCauseReason,assignedLabels[name]"

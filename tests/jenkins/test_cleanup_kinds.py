@@ -50,22 +50,26 @@ def _executors(jenkins: RealController, name: str, count: int) -> None:
 
 @pytest.mark.slow
 def test_a_cleaning_and_every_other_build_keep_out_of_each_others_way(plant: Plant, tmp_path: Path) -> None:
-    """Two executors, a build that runs for long enough to be looked at, and more that want in by another label."""
+    """Two executors, a build that runs until it was looked at, and more that want in by another label."""
     jenkins = plant.jenkins
     name = "k1"
     _executors(jenkins, name, 2)
-    jenkins.create_job("side", freestyle_xml(plant.step("B", 12), label=f"last-{name}", parameters={"N": ""}))
+    jenkins.create_job("side", freestyle_xml(plant.step("B", 1), label=f"last-{name}", parameters={"N": ""}))
     cleanup = CleanupProcess(plant, tmp_path, "sides", skip=[n for n in NAMES if n != name])
     assert cleanup.run("--once").returncode == 0
     try:
         before = len(plant.journal(name))
+        plant.spoil(name, "stay")
         jenkins.queue_build("side", {"N": "1"})
         plant.until(lambda: len(plant.journal(name)) > before, "the build runs")
         # somebody asks by hand for a cleaning, in the middle of it
         jenkins.queue_build(JOB, {"NODE": name})
         plant.until(
-            lambda: any("runs a build" in (item["why"] or "") for item in jenkins.queue_items()), "the cleaning waits"
+            lambda: any("runs a build" in (item["why"] or "") for item in jenkins.queue_items()),
+            "the cleaning waits",
+            within_s=100,
         )
+        plant.mend(name, "stay")
         plant.until(lambda: any(x.startswith("C+") for x in plant.journal(name)[before:]), "it is cleaned")
         jenkins.queue_build("side", {"N": "2"})
         plant.until(lambda: sum(x.startswith("B-") for x in plant.journal(name)[before:]) == 2, "both builds have run")
@@ -73,5 +77,6 @@ def test_a_cleaning_and_every_other_build_keep_out_of_each_others_way(plant: Pla
         assert signs == ["B+", "B-", "C+", "C!", "C-", "B+", "B-"]
         assert cleanup.run("--once").returncode == 0
     finally:
+        plant.mend_all(name)
         _executors(jenkins, name, 1)
         jenkins.delete_job("side")
