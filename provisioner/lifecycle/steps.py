@@ -326,21 +326,23 @@ class AgentSteps:
         task.move(AgentState.REMOVED)
 
     async def _may_go(self, task: AgentTask) -> bool:
-        """Whether an unwanted agent can be taken down; without the bridge a build may have slipped onto it."""
-        controller = self._controller(task)
+        """Whether an unwanted agent can be taken down; a build may have started on it a moment ago."""
+        controller, agent = self._controller(task), task.agent
         info = controller.port.info
-        if (
-            task.agent.state not in _MAY_BE_ONLINE
-            or task.agent.reason is Reason.LIFETIME_EXCEEDED
-            or info is None
-            or info.mode is not BridgeMode.OFF
-        ):
+        if agent.state not in _MAY_BE_ONLINE or agent.reason is Reason.LIFETIME_EXCEEDED or info is None:
             return True
+        if info.mode is not BridgeMode.OFF:  # no build but its own can, and not where that was cancelled
+            may_have = task.facts.started or self._desk.book.queued(agent.request)
+            if agent.reason or not may_have:
+                return True
         await self._bar(task)
         snapshot = await controller.port.snapshot()
         if not any(node.name == task.agent.name and node.busy for node in snapshot.nodes):
             return True
-        log.warning("agent.stolen", agent=task.agent.name)
+        if info.mode is BridgeMode.OFF:
+            log.warning("agent.stolen", agent=agent.name)
+        else:
+            log.info("agent.kept", agent=agent.name)
         task.facts.started = True
         task.keep()
         task.move(AgentState.RUNNING)
