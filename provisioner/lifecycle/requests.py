@@ -49,6 +49,7 @@ class RequestBook:
         self._paused: dict[RequestKey, None] = {}
         self._by_id: dict[tuple[str, int], RequestKey] = {}  # of requests and of items that no template serves
         self._unchecked: dict[RequestKey, None] = {}  # nobody has looked yet at what they ask for
+        self._untaken: dict[RequestKey, int] = {}  # agents that were there for it in vain
         self._expected: dict[RequestKey, Agent] = {}  # agents of an earlier process, by the request they serve
 
     def __iter__(self) -> Iterator[Request]:
@@ -248,6 +249,7 @@ class RequestBook:
         request = self._requests.get(key)
         if request is not None:
             self._drop(request)
+        self._untaken.pop(key, None)
         self._forget(key)
         return request
 
@@ -304,6 +306,14 @@ class RequestBook:
         if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
             return False
         return self._wait(self._moved(request, RequestState.WAITING, agent=None)) is not None
+
+    def untaken(self, key: RequestKey) -> int:
+        """How many agents in a row were there for it in vain."""
+        return self._untaken.get(key, 0)
+
+    def count_untaken(self, key: RequestKey) -> None:
+        """An agent was there for it, and no build started on it. Forgotten by a restart."""
+        self._untaken[key] = self.untaken(key) + 1
 
     def spared(self, request: Request, pause_s: float) -> None:
         """It was not ended, since a static node or another cloud could serve it: wait, and look again later."""
