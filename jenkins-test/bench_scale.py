@@ -178,7 +178,6 @@ async def lifecycle(items: int, agents: int, folder: Path, *, memory: bool = Fal
     store = Store(configured.state_file, configured.id)
     jenkins = Jenkins(turns=100)
     backends = {p.name: FakeBackend() for p in configured.providers}
-    retries = {template.name: 1 for template in configured.templates}
     desk = Desk(
         settings=configured,
         store=store,
@@ -189,7 +188,7 @@ async def lifecycle(items: int, agents: int, folder: Path, *, memory: bool = Fal
             p.name: ProviderHandle(name=p.name, kind="docker", backend=backends[p.name], max_agents=p.max_agents)
             for p in configured.providers
         },
-        book=RequestBook(store, clock, Router(configured.templates), retries, configured.limits.labels),
+        book=RequestBook(store, clock, Router(configured.templates), configured.limits.labels),
     )
     engine = Engine(desk)
     for number in range(1, items + 1):

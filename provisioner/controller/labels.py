@@ -28,6 +28,7 @@ class Labels:
 
     def __init__(self) -> None:
         self._known: dict[RequestKey, str | None] = {}
+        self._beside: dict[RequestKey, str | None] = {}  # what the job's own expression was then
         self._idle_since: float | None = None
 
     def resolve(
@@ -45,7 +46,7 @@ class Labels:
             why = item.why
             if why.says is Says.LABEL:
                 known[key] = why.name
-            elif key in self._known:
+            elif key in self._known and self._beside[key] == item.expression:  # nobody has edited the job since
                 known[key] = self._known[key]
             elif item.expression is not None:
                 known[key] = item.expression
@@ -56,6 +57,7 @@ class Labels:
             elif why.says is Says.NODE and why.name is not None:
                 self._by_node(key, why.name, nodes, known, wanted, used)
         self._known = known
+        self._beside = {key: items[key].expression for key in known}
         return known, wanted
 
     @staticmethod
@@ -68,9 +70,10 @@ class Labels:
         used: Collection[str],
     ) -> None:
         node = nodes.get(name)
-        view = node.view if node is not None else None
-        spent = view is not None and not view.busy and (name in used or not view.accepting)
-        if node is not None and node.label is not None and not spent:
+        if node is None:
+            return  # it came or went between the two requests: the next look tells
+        spent = node.view is not None and not node.view.busy and (name in used or not node.view.accepting)
+        if node.label is not None and not spent:
             known[key] = node.label  # made by us, or by our forerunner, for this label
         elif any(other.placeholder == kind_like(name) for other in nodes.values()):
             known[key] = name  # a node with the same labels does not match: the expression is the node's own name

@@ -86,6 +86,7 @@ class RestMode:
         self._session = ""
         # nodes that we have removed: for a moment they are still listed, without the mark that was in their description
         self._removed: deque[str] = deque(maxlen=_REMOVED)
+        self._registered: set[str] = set()  # nodes that we have made and not removed
         self._returning: set[str] = set()  # agents let open again for the Pipeline that comes back to them
 
     def info(self) -> ControllerInfo:
@@ -166,7 +167,9 @@ class RestMode:
             # an agent's node may go between the two requests, and with it the label from every `why`
             others = any(n.owner is None or (n.owner == self._owner and n.placeholder) for n in nodes)
             answer = await self._pool.run(self._http.get, f"queue/api/json?tree={QUEUE_TREE}", op="queue")
-            return nodes, read_items(answer, {n.name for n in nodes}, others=others)
+            # nor may one that was made in between be taken for a label
+            names = {n.name for n in nodes}.union(self._registered, self._removed)
+            return nodes, read_items(answer, names, others=others)
         except (KeyError, TypeError, AttributeError) as error:
             raise ControllerError(
                 f"controller {self._http.name}: its list of nodes or queue items has a form that is not known",
@@ -292,6 +295,7 @@ class RestMode:
     async def register(self, order: NodeOrder) -> Registration:
         """See `RestNodes.register`."""
         self._descriptions.expect(order.name, order.request.key if order.request else None, order.lines)
+        self._registered.add(order.name)
         return await self._nodes.register(order)
 
     async def adopt(self, order: NodeOrder) -> bool:
@@ -301,6 +305,7 @@ class RestMode:
     async def remove(self, name: str) -> None:
         """Delete the node; gone already is done."""
         self._removed.append(name)
+        self._registered.discard(name)
         await self._nodes.remove(name)
         self._descriptions.forget(name)
 

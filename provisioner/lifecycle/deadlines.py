@@ -36,18 +36,28 @@ def connect_left_s(task: AgentTask, connect_s: float) -> float:
     return max(_CONNECT_GRACE_S, connect_s - max(0.0, (task.clock.now() - since).total_seconds()))
 
 
+def life_left(task: AgentTask, limits: Timeouts) -> Limit:
+    """What is left of an agent's life; what it waited for a build to be given does not count."""
+    lifetime_s = limits.lifetime_s or float("inf")
+    given_s = task.passed_s(GIVEN_MARK)
+    lived_s = task.lived_s if given_s is None else min(task.lived_s, given_s)
+    told = f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"
+    return Limit(lifetime_s - lived_s, Reason.LIFETIME_EXCEEDED, told)
+
+
 def time_left(task: AgentTask, limits: Timeouts) -> Limit:
     """The first of the limits that ends the build."""
-    lifetime_s, build_s = limits.lifetime_s or float("inf"), limits.build_s or float("inf")
+    build_s = limits.build_s or float("inf")
     ran_s = task.passed_s(AgentState.RUNNING) or 0.0
-    given_s = task.passed_s(GIVEN_MARK)  # what it waited for a build does not count
-    lived_s = task.lived_s if given_s is None else min(task.lived_s, given_s)
     cut_off_at = task.facts.cut_off_at
     cut_off_s = 0.0 if cut_off_at is None else task.clock.monotonic() - cut_off_at
-    over = Reason.LIFETIME_EXCEEDED
     return min(
-        Limit(lifetime_s - lived_s, over, f"the agent lived longer than `timeouts.lifetime`, {lifetime_s:.0f} s"),
-        Limit(build_s - ran_s, over, f"the build ran longer than `timeouts.build`, {build_s:.0f} s"),
+        life_left(task, limits),
+        Limit(
+            build_s - ran_s,
+            Reason.LIFETIME_EXCEEDED,
+            f"the build ran longer than `timeouts.build`, {build_s:.0f} s",
+        ),
         Limit(
             CUT_OFF_S - cut_off_s,
             Reason.AGENT_LOST,

@@ -61,7 +61,7 @@ class Engine:
             # one that failed is on its way out, and another may have been planned in its place already
             coming = agent.target is Target.SERVE and agent.state is not AgentState.REMOVING
             if agent.request is not None and coming:
-                self.desk.book.expect(agent.request, agent.name)
+                self.desk.book.expect(agent.request, agent)
         return len(self.desk.agents)
 
     def launch(self, agent: Agent) -> None:

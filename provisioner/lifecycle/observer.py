@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,6 +26,7 @@ from provisioner.lifecycle.sweep import RESUME_GRACE_S
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import ControllerError, Reason
 from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
+from provisioner.routing.expression import read
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -139,11 +141,35 @@ class Observer:
 
     def _see(self, item: QueueItem) -> None:
         book, task = self._desk.book, self._desk.by_request.get(item.key)
-        if task is not None and not task.doomed and task.agent.state in _BEFORE_BUILD and book.get(item.key) is None:
+        before = book.get(item.key)
+        if task is not None and not task.doomed and task.agent.state in _BEFORE_BUILD and before is None:
             # it was out of sight, while a controller read its queue again for one, and its agent is there still
-            book.expect(item.key, task.agent.name)
+            book.expect(item.key, task.agent)
+        if before is not None and not self._believed(item.label):
+            item = replace(item, label=before.item.label)
         if book.see(item):
             self._desk.plan_again.set()
+        if task is not None and (before is None or before.item.label != item.label):
+            self._make_way(task, item)
+
+    def _believed(self, label: str | None) -> bool:
+        """Whether the label of a known item can be what its job asks for.
+
+        Without the bridge it is read from a sentence, that for a moment may name none, or an agent that has it.
+        """
+        info = self._me.port.info
+        bridged = info is not None and info.mode is not BridgeMode.OFF
+        return bridged or (label is not None and label not in self._desk.agents)
+
+    def _make_way(self, task: AgentTask, item: QueueItem) -> None:
+        """A job's label was edited while its build waits: an agent that does not have it would wait for ever."""
+        agent = task.agent
+        answers = item.label is not None and read(item.label)[0].matches({*agent.labels, agent.name})
+        if answers or not self._believed(item.label) or task.doomed or _begun(task) or agent.state not in _BEFORE_BUILD:
+            return
+        asks = f"for the label {item.label}" if item.label else "for no label"
+        task.log.say(f"It is removed: its job asks {asks} by now, which it was not made for")
+        task.want_gone(None, f"its job asks {asks} by now")
 
     def _new_session(self, session: str) -> None:
         """Another start of the controller; it may also have come while no sidecar looked."""

@@ -19,6 +19,7 @@ from provisioner.model.agent import Agent, AgentState
 from provisioner.model.errors import ControllerError, ProvisionerError, Reason
 
 if TYPE_CHECKING:
+    from provisioner.controller.port import Snapshot
     from provisioner.lifecycle.agent_task import AgentTask
     from provisioner.lifecycle.desk import Desk
     from provisioner.lifecycle.engine import Engine
@@ -133,10 +134,11 @@ class Operations:
         if task is None or task.agent.state is AgentState.REMOVING:
             return self.agent(name)
         self._refuse_running(task)
+        sure = True
         if task.agent.state in _MAY_START and not task.doomed:
-            await self._bar(task)
+            sure = await self._bar(task)
             self._refuse_running(task)
-        return self._delete(task)
+        return self._delete(task, Reason.CANCELLED if sure else None)
 
     def delete_now(self, name: str) -> Agent:
         """Have an agent removed, with the build that may run on it. Gone or going already is done.
@@ -147,28 +149,43 @@ class Operations:
         task = self._desk.agents.get(name)
         return self.agent(name) if task is None else self._delete(task)
 
-    def _delete(self, task: AgentTask) -> Agent:
+    def _delete(self, task: AgentTask, reason: Reason | None = Reason.CANCELLED) -> Agent:
         if task.agent.state is not AgentState.REMOVING and not task.doomed:
             log.info("agent.delete", agent=task.agent.name, state=task.agent.state.value)
             task.log.say("It is removed: an operator said so")
-            task.want_gone(Reason.CANCELLED, "an operator deleted it")
+            task.want_gone(reason, "an operator deleted it")
         return task.agent
 
-    async def _bar(self, task: AgentTask) -> None:
-        """Close the node, so that no build gets onto it between the look and the removal."""
+    async def _bar(self, task: AgentTask) -> bool:
+        """Close the node, so that no build gets onto it between the look and the removal.
+
+        Looked at before, since one that is closed and stays would keep its build waiting; and again after.
+
+        Returns:
+            Whether it is sure that no build runs on it; if not, the removal waits until it is.
+        """
         port = self._desk.controllers[task.agent.controller].port
         name = task.agent.name
         try:
+            self._refuse_busy(name, await port.snapshot())
             await port.bar(name)
-            busy = any(node.name == name and node.busy for node in (await port.snapshot()).nodes)
         except ControllerError as error:
             if error.code == 404:
-                return  # it has no node yet
+                return True  # it has no node yet
             raise Refused(
                 f"whether a build runs on {name} cannot be told: {error.message}; delete it with --now "
                 "(over HTTP now=true) in any case",
             ) from error
-        if busy:
+        try:
+            self._refuse_busy(name, await port.snapshot())
+        except ControllerError as error:
+            log.info("agent.not_seen", agent=name, problem=error.message)
+            return False
+        return True
+
+    @staticmethod
+    def _refuse_busy(name: str, seen: Snapshot) -> None:
+        if any(node.name == name and node.busy for node in seen.nodes):
             raise Refused(f"a build runs on {name}; wait for its end, or delete it with --now (over HTTP now=true)")
 
     def _refuse_running(self, task: AgentTask) -> None:

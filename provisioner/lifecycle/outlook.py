@@ -13,6 +13,7 @@ from provisioner.config import Settings
 from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.lanes import queue_order
 from provisioner.lifecycle.operations import Refused, Unknown
+from provisioner.model.agent import AgentState
 from provisioner.model.errors import Reason
 from provisioner.model.queue import QueueItem
 from provisioner.model.request import Request, RequestState
@@ -68,8 +69,7 @@ class Outlook:
         rooms: dict[tuple[Wanted, tuple[str, ...]], Room] = {}
         for request in requests:
             if request.state is RequestState.SERVED:
-                step = f"its build starts as soon as agent {request.agent} is connected"
-                yield Waiting(request=request, reasons=(), next_step=step)
+                yield Waiting(request=request, reasons=(), next_step=self._start_of(request))
                 continue
             if ends := _ends(request):
                 yield Waiting(request=request, reasons=(ends,), next_step=ENDED)
@@ -110,7 +110,7 @@ class Outlook:
         request = self._desk.book.get(item.key)
         pauses = tuple(self._pauses(item.key.controller, request))
         label = f", label {item.label}" if item.label else ", no label"
-        return explain(
+        explained = explain(
             f"queue item {queue_id} of {item.job} at {item.key.controller}{label}",
             self._router().match(item),
             plant=self.plant(),
@@ -124,6 +124,16 @@ class Outlook:
             ready=self._ready(item.key.controller),
             unfit=self._engine.planner.unfit(request) if request else frozenset(),
         )
+        served = request is not None and request.state is RequestState.SERVED
+        return replace(explained, next_step=self._start_of(request)) if request and served else explained
+
+    def _start_of(self, request: Request) -> str:
+        """When the build of a request starts that an agent serves."""
+        task = self._desk.agents.get(request.agent or "")
+        if task is None or task.agent.state is not AgentState.IDLE or not task.facts.online:
+            return f"its build starts as soon as agent {request.agent} is connected"
+        says = f"; Jenkins says: {request.item.why}" if request.item.why else ""
+        return f"agent {request.agent} is connected: its build starts as soon as Jenkins lets it{says}"
 
     def _begun(self, queue_id: int, controller: str | None) -> Explanation | None:
         """An item that left the queue for an agent that is still there; the latest one of that id."""

@@ -213,7 +213,7 @@ class Planner:
         except ProvisionerError as error:
             log.info("static.unknown", problem=error.message)  # by the last look, then
         finally:
-            self._desk.book.pause(request, None)
+            self._desk.book.pause(request, request.not_before)  # after a launch that failed it waits as before
             self._desk.plan_again.set()
         current = self._desk.book.get(request.item.key)
         if current is not None and current.state is RequestState.WAITING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from provisioner.model.errors import BUILDS_OWN_FAULT, WORLDS_FAULT, NoRoom, Pro
 from provisioner.model.queue import QueueItem, RequestKey
 from provisioner.model.request import REQUEST_MOVES, Request, RequestState
 from provisioner.records.store import Store
+from provisioner.routing.expression import read
 from provisioner.routing.match import Match, Router
 
 _WORLD_PAUSE_FIRST_S = 5.0
@@ -32,14 +33,12 @@ class RequestBook:
         store: Store,
         clock: Clock,
         router: Router,
-        retries: Mapping[str, int],
         capped: Iterable[str] = (),
     ) -> None:
         self._store = store
         self._capped = frozenset(capped)  # labels that have a cap
         self._clock = clock
         self._router = router
-        self._retries = retries
         self._requests: dict[RequestKey, Request] = {}
         self._lanes = Lanes()  # those that wait
         #: items that no template serves, kept for `explain` and for the next configuration
@@ -50,7 +49,8 @@ class RequestBook:
         self._paused: dict[RequestKey, None] = {}
         self._by_id: dict[tuple[str, int], RequestKey] = {}  # of requests and of items that no template serves
         self._unchecked: dict[RequestKey, None] = {}  # nobody has looked yet at what they ask for
-        self._expected: dict[RequestKey, str] = {}  # agents of an earlier process, by the request they serve
+        self._untaken: dict[RequestKey, int] = {}  # agents that were there for it in vain
+        self._expected: dict[RequestKey, Agent] = {}  # agents of an earlier process, by the request they serve
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self._requests.values())
@@ -76,48 +76,98 @@ class RequestBook:
         everything = (self._requests, self.unserved, self._remembered)
         return [key for keys in everything for key in keys if key.controller == controller]
 
-    def expect(self, key: RequestKey, agent: str) -> None:
+    def queued(self, key: RequestKey | None) -> bool:
+        """Whether its item is in the queue, as far as was seen, whoever serves it."""
+        return key in self._requests or key in self.unserved
+
+    def expect(self, key: RequestKey, agent: Agent) -> None:
         """An agent of an earlier process serves this request, if its item is still in the queue."""
         self._expected[key] = agent
 
     def see(self, item: QueueItem) -> bool:
         """An item is in the queue; whether it is news that the planner should look at."""
         key = item.key
-        if key in self._requests or key in self.unserved:
-            return False
-        request = self._remembered.pop(key, None) or self._new(item)
+        if (request := self._requests.get(key)) is not None:
+            return self._seen_again(request, item)
+        if (unserved := self.unserved.get(key)) is not None:
+            if unserved.label == item.label:
+                return False
+            del self.unserved[key]
         self._by_id[(key.controller, key.queue_id)] = key
-        if request is None:
-            self.unserved[key] = item
-            return False
         agent = self._expected.pop(key, None)
-        if agent is not None and request.state is not RequestState.FAILING:
-            request = replace(request, state=RequestState.SERVED, agent=agent)
-        elif request.state is RequestState.SERVED:
-            request = replace(request, state=RequestState.WAITING, agent=None)
-        self._put(request)
-        self._unchecked[key] = None
+        request = self._remembered.pop(key, None) or self._new(item)
+        if request.state is RequestState.FAILING:
+            self._put(request)
+            return True
+        if not _alike(request.item, item):  # its label was edited while no sidecar looked
+            request = self._afresh(request)
+        request = replace(request, item=item)
+        if agent is None:
+            return self._wait(replace(request, state=RequestState.WAITING, agent=None)) is not None
+        self._put(replace(request, state=RequestState.SERVED, agent=agent.name, template=agent.template))
         return True
 
-    def _new(self, item: QueueItem) -> Request | None:
-        winner = self._router.match(item).winner
-        if winner is None:
-            return None
-        return Request(item=item, state=RequestState.WAITING, template=winner.template, first_seen=self._clock.now())
+    def _new(self, item: QueueItem) -> Request:
+        return Request(item=item, state=RequestState.WAITING, template="", first_seen=self._clock.now())
 
-    def reroute(self, router: Router, retries: Mapping[str, int], capped: Iterable[str] = ()) -> None:
-        """A new configuration: what waits is matched again, what is served stays."""
-        self._router, self._retries, self._capped = router, retries, frozenset(capped)
+    def _seen_again(self, before: Request, item: QueueItem) -> bool:
+        """It is known; but a job's label can be edited while its build waits, and Jenkins goes by the new one."""
+        if before.state is RequestState.FAILING or (
+            before.state is RequestState.WAITING and before.item.label == item.label
+        ):
+            return False
+        request = replace(before, item=item)
+        if _alike(before.item, item):
+            self._requests[item.key] = request  # of one that is served it also tells why it waits
+            return False
+        request = self._afresh(request)
+        if request.state is RequestState.WAITING:
+            self._wait(request)
+            self._unchecked[item.key] = None
+        else:
+            self._put(request)
+        return True
+
+    def _afresh(self, request: Request) -> Request:
+        """Without the failures of launches for another label; that there are none needs no record."""
+        self._forget(request.item.key)
+        return replace(
+            request,
+            attempts=0,
+            world_faults=0,
+            failed_at=(),
+            not_before=None,
+            reason=None,
+            detail="",
+            tail=(),
+        )
+
+    def _wait(self, request: Request) -> Request | None:
+        """It waits for the template that serves it as things are now; None if there is none, and so no request.
+
+        The configuration, or what its job asks for, may be another than when it was given its template.
+        """
+        key, before = request.item.key, self._requests.get(request.item.key)
+        winner = self._router.match(request.item).winner
+        if winner is None:
+            self._forget(key)
+            self._drop(request)
+            self.unserved[key] = request.item
+            return None
+        request = replace(request, template=winner.template)
+        self._put(request)
+        if before is None or before.template != winner.template:
+            self._unchecked[key] = None
+        return request
+
+    def reroute(self, router: Router, capped: Iterable[str] = ()) -> None:
+        """A new configuration: what waits is matched again; what is served stays, until its agent goes."""
+        self._router, self._capped = router, frozenset(capped)
         items = [*self.unserved.values()]
         self.unserved.clear()
         for request in [r for r in self._requests.values() if r.state is RequestState.WAITING]:
-            self._drop(request)
-            winner = router.match(request.item).winner
-            if winner is not None:
-                self._put(replace(request, template=winner.template))
-                self._unchecked[request.item.key] = None
-            else:
-                self.unserved[request.item.key] = request.item
+            if self._wait(request) is not None:
+                self._unchecked[request.item.key] = None  # the template may be another under the same name
         for item in items:
             self.see(item)
 
@@ -199,9 +249,8 @@ class RequestBook:
         request = self._requests.get(key)
         if request is not None:
             self._drop(request)
-        if key in self._stored:
-            self._stored.discard(key)
-            self._store.forget_request(key)
+        self._untaken.pop(key, None)
+        self._forget(key)
         return request
 
     def agent_failed(self, agent: Agent, error: ProvisionerError, *, pause: bool = True) -> Request | None:
@@ -235,35 +284,50 @@ class RequestBook:
             )
         else:
             attempts = request.attempts + 1
-            final = error.reason in BUILDS_OWN_FAULT or attempts > self._retries.get(request.template, 0)
+            final = error.reason in BUILDS_OWN_FAULT or attempts > _retries(agent)
             state = RequestState.FAILING if final else RequestState.WAITING
             request = self._moved(request, state, attempts=attempts, world_faults=0, **told)
-        self._put(request)
+        if request.state is RequestState.WAITING:
+            waiting = self._wait(request)
+            if waiting is None:
+                return None
+            request = waiting
+        else:
+            self._put(request)
         self._keep(request)
         return request
 
     def released(self, agent: Agent) -> bool:
         """Its agent went without a fault of the launch; whether the request is still there and waits again."""
-        if agent.request is not None and self._expected.get(agent.request) == agent.name:
+        expected = self._expected.get(agent.request) if agent.request is not None else None
+        if agent.request is not None and expected is not None and expected.name == agent.name:
             del self._expected[agent.request]  # it went before its item was seen again
         request = self.get(agent.request)
         if request is None or request.state is not RequestState.SERVED or request.agent != agent.name:
             return False
-        self._put(self._moved(request, RequestState.WAITING, agent=None))
-        return True
+        return self._wait(self._moved(request, RequestState.WAITING, agent=None)) is not None
+
+    def untaken(self, key: RequestKey) -> int:
+        """How many agents in a row were there for it in vain."""
+        return self._untaken.get(key, 0)
+
+    def count_untaken(self, key: RequestKey) -> None:
+        """An agent was there for it, and no build started on it. Forgotten by a restart."""
+        self._untaken[key] = self.untaken(key) + 1
 
     def spared(self, request: Request, pause_s: float) -> None:
         """It was not ended, since a static node or another cloud could serve it: wait, and look again later."""
         not_before = self._clock.now() + timedelta(seconds=pause_s)
-        self._put(self._moved(request, RequestState.WAITING, attempts=0, not_before=not_before))
-        self._keep(self._requests[request.item.key])
+        waiting = self._wait(self._moved(request, RequestState.WAITING, attempts=0, not_before=not_before))
+        if waiting is not None:
+            self._keep(waiting)
 
     def handed_over(self, request: Request, agent: str | None) -> None:
         """Another agent of ours serves it from now on; with None it waits for a new one."""
         if agent is not None:
             self._put(replace(request, agent=agent))
         elif request.state is RequestState.SERVED:
-            self._put(self._moved(request, RequestState.WAITING, agent=None))
+            self._wait(self._moved(request, RequestState.WAITING, agent=None))
 
     @staticmethod
     def _moved(request: Request, state: RequestState, **changes: object) -> Request:
@@ -274,6 +338,11 @@ class RequestBook:
     def _keep(self, request: Request) -> None:
         self._store.save_request(request)
         self._stored.add(request.item.key)
+
+    def _forget(self, key: RequestKey) -> None:
+        if key in self._stored:
+            self._store.forget_request(key)
+            self._stored.discard(key)
 
     def _put(self, request: Request) -> None:
         key = request.item.key
@@ -290,6 +359,19 @@ class RequestBook:
         self._failing.pop(request.item.key, None)
         self._paused.pop(request.item.key, None)
         self._lanes.leave(request.item.key)
+
+
+def _alike(one: QueueItem, other: QueueItem) -> bool:
+    """Whether both ask for the same label; it comes as the job has it, or as Jenkins prints it."""
+    if one.label is None or other.label is None:
+        return one.label == other.label
+    return one.label == other.label or read(one.label)[0] == read(other.label)[0]
+
+
+def _retries(agent: Agent) -> int:
+    """By the template as it was when the agent was planned; the configuration may have none of that name now."""
+    retries = agent.spec.get("retries", 0)
+    return retries if isinstance(retries, int) else 0
 
 
 def _mark(marked: dict[RequestKey, None], key: RequestKey, there: object) -> None:

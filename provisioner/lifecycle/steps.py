@@ -12,7 +12,7 @@ import structlog
 from provisioner.backends.contract import Checkpoint, Progress
 from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle import agent_port
-from provisioner.lifecycle.deadlines import connect_left_s, time_left
+from provisioner.lifecycle.deadlines import connect_left_s, life_left, time_left
 from provisioner.lifecycle.dialling import DIALLED_MARK, Dialling
 from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_held
@@ -20,6 +20,7 @@ from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.secret_files import secret_files
 from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.lifecycle.telling import measure, measure_queue, tell, tell_connected
+from provisioner.lifecycle.untaken import Untaken
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import NEXT_STEP, ControllerError, LaunchError, Reason
 
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 
 #: How often an instance is looked at although nothing was heard, in case an event was lost.
 _LOOK_WHILE_CONNECTING_S = 5.0
+_LOOK_WHILE_IDLE_S = 5.0
 _LOOK_WHILE_RUNNING_S = 30.0
 #: How long a controller may take to end the build of an instance that died, before the node is removed.
 _LAST_WORD_S = 3.0
@@ -42,9 +44,6 @@ _UNSTARTED = _BEFORE_CONNECTING | {AgentState.CONNECTING, AgentState.IDLE}
 #: The agent may be connected; without the bridge it may then take a build of its label.
 _MAY_BE_ONLINE = frozenset({AgentState.STARTING, AgentState.CONNECTING, AgentState.IDLE})
 _UNREACHED = "the controller did not get the agent's answer over SSH"
-
-#: So long an agent may be online without the bridge before it is replaced, although its build still waits.
-_UNTAKEN_S = 300.0
 
 
 class AgentSteps:
@@ -232,7 +231,7 @@ class AgentSteps:
     async def _idle(self, task: AgentTask) -> None:
         facts = task.facts
         offline_since: float | None = None
-        patience = task.clock.monotonic() + _UNTAKEN_S
+        untaken = Untaken(self._desk, task)
         while not (facts.started or facts.finished or task.doomed):
             if facts.vanished:
                 raise _vanished(task)
@@ -250,13 +249,19 @@ class AgentSteps:
                         f"the agent lost its connection before its build began ({facts.offline_cause or 'no cause'})",
                     )
                     return
-            if task.clock.monotonic() > patience and self._overlooked(task):
-                task.want_gone(
-                    None, "no build started on it: without the bridge a node that was made with it matches nothing"
-                )
+            if why := untaken.look():
+                task.log.say(f"It is replaced: {why}")
+                task.want_gone(None, why)
                 return
+            left_s = float("inf")
+            if task.agent.request is not None:  # one that waits for no build yet is replaced in its own time
+                left_s, reason, told = life_left(task, task.template.timeouts)
+                if left_s <= 0:
+                    self._out_of_time(task, reason, told)
+                    return
+            look_s = min(_LOOK_WHILE_IDLE_S, left_s)
             was_online = facts.online
-            await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, 5.0)  # type: ignore[misc]
+            await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, look_s)  # type: ignore[misc]
         if task.doomed:
             return
         given = GIVEN_MARK in task.agent.marks
@@ -265,12 +270,10 @@ class AgentSteps:
             task.save(replace(task.agent, build_url=facts.build_url))
         task.move(AgentState.RUNNING)
 
-    def _overlooked(self, task: AgentTask) -> bool:
-        """Whether its build waits although the agent is there; the bridge, which held its labels, may be lost."""
-        controller = self._controller(task)
-        info = controller.port.info
-        waits = self._desk.book.get(task.agent.request) is not None and not controller.quieting_down
-        return waits and controller.up and info is not None and info.mode is BridgeMode.OFF
+    @staticmethod
+    def _out_of_time(task: AgentTask, reason: Reason, told: str) -> None:
+        task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})", f"What to do: {NEXT_STEP[reason]}")
+        task.want_gone(reason, told)
 
     async def _run(self, task: AgentTask) -> None:
         facts = task.facts
@@ -282,8 +285,7 @@ class AgentSteps:
         while not (facts.finished or facts.vanished or task.doomed):
             left_s, reason, told = time_left(task, limits)
             if left_s <= 0:
-                task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})", f"What to do: {NEXT_STEP[reason]}")
-                task.want_gone(reason, told)
+                self._out_of_time(task, reason, told)
                 return
             look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
             was_online = facts.online
@@ -326,21 +328,23 @@ class AgentSteps:
         task.move(AgentState.REMOVED)
 
     async def _may_go(self, task: AgentTask) -> bool:
-        """Whether an unwanted agent can be taken down; without the bridge a build may have slipped onto it."""
-        controller = self._controller(task)
+        """Whether an unwanted agent can be taken down; a build may have started on it a moment ago."""
+        controller, agent = self._controller(task), task.agent
         info = controller.port.info
-        if (
-            task.agent.state not in _MAY_BE_ONLINE
-            or task.agent.reason is Reason.LIFETIME_EXCEEDED
-            or info is None
-            or info.mode is not BridgeMode.OFF
-        ):
+        if agent.state not in _MAY_BE_ONLINE or agent.reason is Reason.LIFETIME_EXCEEDED or info is None:
             return True
+        if info.mode is not BridgeMode.OFF:  # no build but its own can, and not where that was cancelled
+            may_have = task.facts.started or self._desk.book.queued(agent.request)
+            if agent.reason or not may_have:
+                return True
         await self._bar(task)
         snapshot = await controller.port.snapshot()
         if not any(node.name == task.agent.name and node.busy for node in snapshot.nodes):
             return True
-        log.warning("agent.stolen", agent=task.agent.name)
+        if info.mode is BridgeMode.OFF:
+            log.warning("agent.stolen", agent=agent.name)
+        else:
+            log.info("agent.kept", agent=agent.name)
         task.facts.started = True
         task.keep()
         task.move(AgentState.RUNNING)

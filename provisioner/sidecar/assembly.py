@@ -50,8 +50,7 @@ def assemble(settings: Settings, clock: Clock) -> Desk:
         raise
     metrics = Metrics()
     metrics.expect(controllers=controllers, templates=[t.name for t in settings.templates])
-    retries = {template.name: template.retries for template in settings.templates}
-    book = RequestBook(store, clock, Router(settings.templates), retries, settings.limits.labels)
+    book = RequestBook(store, clock, Router(settings.templates), settings.limits.labels)
     desk = Desk(
         settings=settings,
         store=store,

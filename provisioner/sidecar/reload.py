@@ -45,7 +45,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
     for provider in new.providers:
         desk.providers[provider.name].max_agents = provider.max_agents
     router = Router(new.templates)
-    desk.book.reroute(router, {t.name: t.retries for t in new.templates}, new.limits.labels)
+    desk.book.reroute(router, new.limits.labels)
     desk.metrics.expect(controllers=desk.controllers, templates=[t.name for t in new.templates])
     engine.planner.reconfigure()
     desk.plan_again.set()

@@ -154,6 +154,11 @@ class FakeJenkins:
             work.ended.append("ran elsewhere")
             self._leave(work, FateOf(fate=Fate.STARTED, building=True, node="static"))
 
+    def edit_label(self, work: Work, label: str) -> None:
+        """Somebody saves its job with another label; no event tells so, the next whole look does."""
+        if work.item is not None and not work.starts and work.kind is ItemKind.FREESTYLE:
+            work.label, work.item = label, replace(work.item, label=label)
+
     def excuse(self, name: str) -> None:
         """What runs on a node, waits to go on there, or still gets there, may be cut: not the sidecar's doing."""
         self._excused.add(name)
@@ -314,7 +319,8 @@ class FakeJenkins:
             if not node.known or node.started or node.finished or wanted is None:
                 return None
             work = self.items.get(wanted.key.queue_id)
-            return work if work and work.item and work.item.key == wanted.key else None
+            own = work and work.item and work.item.key == wanted.key and work.label in node.order.labels
+            return work if own else None
         return next((w for w in self.items.values() if w.item and w.item.label in node.stored_labels), None)
 
     def _finish(self, name: str, node: Node) -> None:

@@ -134,7 +134,7 @@ class Estate:
                 )
                 for p in self.settings.providers
             },
-            book=RequestBook(self.store, self.clock, Router(templates), {t.name: t.retries for t in templates}),
+            book=RequestBook(self.store, self.clock, Router(templates)),
             dialled={
                 "ssh": FakeDialled(),
                 "ssh-gateway": ByGateway(

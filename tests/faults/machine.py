@@ -66,6 +66,11 @@ class LifeOfAgents(RuleBasedStateMachine):
         if works := [w for w in self.estate.jenkins.works if w.item is not None]:
             self.estate.jenkins.cancel(works[pick % len(works)])
 
+    @rule(pick=PICK, label=st.sampled_from(["maven", "node", "nobody"]))
+    def a_jobs_label_is_edited(self, pick: int, label: str) -> None:
+        if works := [w for w in self.estate.jenkins.works if w.item is not None]:
+            self.estate.jenkins.edit_label(works[pick % len(works)], label)
+
     @rule(pick=PICK)
     def a_static_node_takes_an_item(self, pick: int) -> None:
         if works := [w for w in self.estate.jenkins.works if w.item is not None]:
@@ -200,8 +205,8 @@ class LifeOfAgents(RuleBasedStateMachine):
         if self._alive:
             self._order(lambda do: do.drain(name) if drained else do.resume(name))
 
-    @rule(max_agents=st.integers(3, 5), retries=st.integers(0, 2))
-    def reload(self, max_agents: int, retries: int) -> None:
+    @rule(max_agents=st.integers(3, 5), retries=st.integers(0, 2), name=st.sampled_from(["maven", "maven2"]))
+    def reload(self, max_agents: int, retries: int, name: str) -> None:
         if not self._alive:
             return
         old = self.estate.settings
@@ -209,7 +214,9 @@ class LifeOfAgents(RuleBasedStateMachine):
         if max_agents < box.max_agents:
             return  # what is there already may be more
         providers = tuple(p.model_copy(update={"max_agents": max_agents}) if p is box else p for p in old.providers)
-        templates = tuple(t.model_copy(update={"retries": retries}) for t in old.templates)
+        maven, node = old.templates
+        changed = maven.model_copy(update={"retries": retries, "name": name})
+        templates = (changed, node.model_copy(update={"retries": retries}))
         self.estate.settings = old.model_copy(update={"providers": providers, "templates": templates})
         apply_settings(self.estate.engine, self.estate.settings)
 

@@ -10,7 +10,7 @@ from provisioner.controller.labels import LINGER_S
 from provisioner.controller.port import FailOutcome, Fate, NodeOrder
 from provisioner.controller.rest import Rest
 from provisioner.controller.rest_mode import RestMode
-from provisioner.controller.rest_views import BAR_REASON, mark
+from provisioner.controller.rest_views import BAR_REASON, RawNode, mark
 from provisioner.controller.threads import DaemonPool
 from provisioner.model.errors import ControllerError
 from provisioner.model.queue import ItemKind, NodeView, QueueItem, RequestKey
@@ -174,6 +174,48 @@ async def test_a_restarted_sidecar_reads_the_label_from_its_forerunners_node(
     jenkins.pipeline(3, "maven")
     assert (await the_item(mode)).label == "maven&&linux"
     assert list(jenkins.nodes) == ["maven-x"]
+
+
+async def test_a_jobs_label_that_was_edited_is_seen_although_why_names_a_node_instead(
+    mode: RestMode, jenkins: SmallJenkins
+) -> None:
+    jenkins.node("static", "gradle", online=True)
+    jenkins.freestyle(3, "maven")
+    assert (await the_item(mode)).label == "maven"
+    jenkins.freestyle(3, "gradle")
+    assert (await the_item(mode)).label == "gradle"
+
+
+async def test_a_label_that_one_build_alone_asks_for_stays_known_beside_its_jobs_own(
+    mode: RestMode, jenkins: SmallJenkins
+) -> None:
+    jenkins.node("static")
+    jenkins.freestyle(3, "maven")
+    jenkins.waiting[3]["task"]["labelExpression"] = "static"  # a parameter of the build names the label
+    item = await the_item(mode)
+    assert item.label == "maven"
+    await mode.register(order(item=item))
+    assert (await the_item(mode)).label == "maven"
+
+
+async def test_a_node_that_was_made_between_the_two_requests_is_no_label(
+    mode: RestMode, jenkins: SmallJenkins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jenkins.node("static")
+    jenkins.pipeline(3, "maven")
+    item = await the_item(mode)
+    before = await mode._read_nodes()
+    await mode.register(order(item=item))
+    jenkins.nodes["maven-x"]["offline"] = False
+    jenkins.pipeline(4, "maven")
+
+    async def listed_before() -> list[RawNode]:
+        return before
+
+    with monkeypatch.context() as late:
+        late.setattr(mode, "_read_nodes", listed_before)
+        assert [(i.key.queue_id, i.label) for i in (await mode.snapshot()).items] == [(3, "maven")]
+    assert {i.key.queue_id: i.label for i in (await mode.snapshot()).items} == {3: "maven", 4: "maven"}
 
 
 async def test_helper_nodes_are_no_agents_and_go_when_no_pipeline_waits(

@@ -88,7 +88,6 @@ class House:
                 self.store,
                 clock,
                 Router(templates),
-                {t.name: t.retries for t in templates},
                 self.settings.limits.labels,
             ),
             dialled={"ssh": self.dialled},
