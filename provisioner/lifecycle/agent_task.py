@@ -110,9 +110,10 @@ class AgentTask:
         )
         self.facts.touch()
 
-    def rekey(self, request: RequestKey | None, kind: ItemKind | None) -> None:
-        """It serves another request than it was made for."""
-        self.save(replace(self.agent, request=request, kind=kind))
+    def rekey(self, request: RequestKey | None, kind: ItemKind | None, *, mark: str = "") -> None:
+        """It serves another request than it was made for; `mark` is set in the same write."""
+        marks = {**self.agent.marks, mark: self.clock.now()} if mark else self.agent.marks
+        self.save(replace(self.agent, request=request, kind=kind, marks=marks))
 
     def keep(self) -> None:
         """Take a wish to have it gone back: a build turned out to run on it."""
