@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from provisioner.config import Template
+from provisioner.config.salvage import salvaged_template
 from provisioner.lifecycle.facts import Facts
 from provisioner.lifecycle.launch_log import LaunchLog
 from provisioner.model.agent import Agent, AgentState, Target
-from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
+from provisioner.model.errors import ConfigError, ControllerError, LaunchError, ProvisionerError, Reason
 from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import StoreError
 
@@ -55,7 +56,7 @@ class AgentTask:
     ) -> None:
         self.agent = agent
         #: as it was when the agent was planned, whatever the configuration says now
-        self.template = Template.from_spec(dict(agent.spec))
+        self.template, self.misread = _template_of(agent)
         self.facts = Facts()
         self.clock = clock
         self.log = LaunchLog(agent.name, store, clock)
@@ -167,3 +168,15 @@ class AgentTask:
         was_doomed = self.doomed
         self.facts.hurry = False
         await self.facts.wait(lambda: self.facts.hurry or (self.doomed and not was_doomed), self.clock, pause_s)
+
+
+def _template_of(agent: Agent) -> tuple[Template, str]:
+    """What it was made from, and what of it this release cannot read: another one may have planned the agent.
+
+    What exists is looked after with the rest; nothing more is started from that, which would be less than was asked.
+    """
+    try:
+        return Template.from_spec(agent.spec), ""
+    except ConfigError as error:
+        log.warning("agent.other_release", agent=agent.name, state=agent.state.value, problem=error.message)
+        return salvaged_template(agent.spec, name=agent.template, provider=agent.provider), error.message

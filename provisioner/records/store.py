@@ -209,14 +209,14 @@ class Store:
         return self._readable(self._db.execute(query), load_agent)
 
     def agent(self, name: str) -> Agent | None:
-        """One agent, live or gone."""
-        row = self._db.execute("SELECT record FROM agents WHERE name = ?", (name,)).fetchone()
-        return None if row is None else load_agent(row[0])
+        """One agent, live or gone; None also where its record cannot be read."""
+        found = self._readable(self._db.execute("SELECT name, record FROM agents WHERE name = ?", (name,)), load_agent)
+        return found[0] if found else None
 
     def gone_agents(self, limit: int = 200) -> list[Agent]:
-        """The latest agents that are gone, newest first."""
-        query = "SELECT record FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?"
-        return [load_agent(r[0]) for r in self._db.execute(query, (limit,))]
+        """The latest agents that are gone, newest first, as far as they can be read."""
+        query = "SELECT name, record FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?"
+        return self._readable(self._db.execute(query, (limit,)), load_agent)
 
     def save_request(self, request: Request) -> None:
         """Insert or replace one request's record."""
@@ -236,7 +236,7 @@ class Store:
         for key, text in rows:
             try:
                 found.append(load(text))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.unreadable[key] = repr(error)
         return found
 
