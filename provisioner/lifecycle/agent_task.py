@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -93,6 +94,10 @@ class AgentTask:
         self._store.save_agent(agent, self.clock.now())
         for mark in agent.marks.keys() - self.agent.marks.keys():
             self._marked[mark] = self.clock.monotonic()
+        self._store.if_undone(partial(self._put_back, self.agent))
+        self.agent = agent
+
+    def _put_back(self, agent: Agent) -> None:
         self.agent = agent
 
     def move(self, state: AgentState) -> None:
@@ -122,17 +127,12 @@ class AgentTask:
 
     def fail(self, error: ProvisionerError) -> None:
         """The agent did not get as far as its build: tell why, and take it down."""
-        before = self.agent
-        try:
-            # all or nothing: a launch that failed counts once, at whichever instant the process dies
-            with self._store.together():
-                if not self.agent.reason:
-                    self.save(replace(self.agent, reason=error.reason, detail=error.message))
-                self._on_failed(self.agent, error)
-                self.move(AgentState.REMOVING)
-        except BaseException:
-            self.agent = before
-            raise
+        # all or nothing: a launch that failed counts once, at whichever instant the process dies or the disk is full
+        with self._store.together():
+            if not self.agent.reason:
+                self.save(replace(self.agent, reason=error.reason, detail=error.message))
+            self._on_failed(self.agent, error)
+            self.move(AgentState.REMOVING)
 
     async def run(self) -> None:
         """Work until the agent is gone."""

@@ -135,7 +135,10 @@ def rewrite(house: House, name: str, record: str | None = None) -> None:
     with closing(sqlite3.connect(house.settings.state_file, isolation_level=None)) as db:
         (text,) = db.execute("SELECT record FROM agents WHERE name = ?", (name,)).fetchone()
         data = json.loads(text)
-        data["spec"] |= {"key_of_the_next_release": 1, "timeouts": {**data["spec"]["timeouts"], "nap": 5, "connect": 77}}
+        data["spec"] |= {
+            "key_of_the_next_release": 1,
+            "timeouts": {**data["spec"]["timeouts"], "nap": 5, "connect": 77},
+        }
         db.execute("UPDATE agents SET record = ? WHERE name = ?", (record or json.dumps(data), name))
 
 
