@@ -27,9 +27,9 @@ One YAML file, named by `-c FILE`, else by `$PROVISIONER_CONFIG`, else `provisio
 - `provisioner check -c FILE` prints every mistake with file, line and key, and what would be right. It changes nothing.
 - `provisioner schema` prints the JSON Schema of the file, for editors.
 - SIGHUP reads the file again. A bad file leaves the old configuration in force and says so in the log. `id`, `state`,
-  `http`, `controllers`, `registries`, `gateway`, changes of providers (but for `max_agents`; a new one needs none) and
-  parameters under `overrides` that no template named before need a restart. Agents keep the template that they started
-  with.
+  `http`, `controllers`, `registries`, `gateway`, changes of providers (but for `max_agents`; a new one needs none),
+  `cleanup` (but for its `interval`) where a provider has the backend `static`, and parameters under `overrides` that no
+  template named before need a restart. Agents keep the template that they started with.
 - An unknown key is an error, and so is a key that this release knows and does not do yet (marked *not yet*).
 - A **duration** is seconds or `90s`, `30m`, `4h`, `2d`; in the tables, in seconds. A **size** is bytes or `512m`, `4g`.
 - A **secret** is never in the file: `{env: VARIABLE}` or `{file: PATH}`.

@@ -13,6 +13,9 @@ The rules:
 - Between templates the one with the fewest agents is next; of equals the one that was served longest ago
   (`last_turns`, the caller's memory), then the one whose request stands first in the queue. So a busy label
   never starves another: a slot that both could use goes to the one that has less, and else they take turns.
+- Nor does a steady flow of short builds starve the one that has more: a template that waited while others got
+  `MOST_PASSED` agents (`passed`, the caller's memory) gets the next one. It is the template that is owed one, not
+  each of its requests: a long queue that has waited for hours would else go before everybody.
 - A request waits only if no provider of its template has room: a template that is full holds up no other.
 """
 
@@ -28,6 +31,9 @@ from provisioner.capacity.plant import CountedAgent, Plant, Tally, Wanted
 from provisioner.capacity.room import room_for
 from provisioner.model.queue import RequestKey
 from provisioner.routing.match import Decline, Match, Routing
+
+#: So many agents of others are started while a template waits; then it is its turn, however many it has.
+MOST_PASSED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +110,7 @@ def place(
     agents: Iterable[CountedAgent],
     served: AbstractSet[RequestKey] = frozenset(),
     last_turns: Mapping[str, int] | None = None,
+    passed: Mapping[str, int] | None = None,
 ) -> tuple[Decision, ...]:
     """Decide about every item, in the order of the queue.
 
@@ -114,6 +121,7 @@ def place(
         served: requests that have an agent already; nothing is decided about them.
         last_turns: by template, the number of its latest placement, counted by the caller over all its calls
             (`counted_turns`); without it, templates that have equally many agents go by the queue alone.
+        passed: by template, how many agents others got since it began to wait (`counted_passes`).
 
     Returns:
         One decision for each item that is not served, in the order given.
@@ -131,10 +139,14 @@ def place(
     tally = Tally.of(agents)
     past = last_turns or {}
     latest = max(past.values(), default=0)
-    turns = [(tally.by_template[name], past.get(name, 0), line.heads[0][0], name) for name, line in lines.items()]
+    owed = {name: -count for name, count in (passed or {}).items() if count >= MOST_PASSED}
+    turns = [
+        (owed.get(name, 0), tally.by_template[name], past.get(name, 0), line.heads[0][0], name)
+        for name, line in lines.items()
+    ]
     heapify(turns)
     while turns:
-        _, turn, position, template = heappop(turns)
+        debt, _, turn, position, template = heappop(turns)
         line = lines[template]
         wanted = line.heads[0][2]
         provider = room_for(wanted, plant, tally, queue[position].failed_at).provider
@@ -145,9 +157,9 @@ def place(
             decisions[position] = Place(key=queue[position].key, template=template, provider=provider)
             line.served()
             latest += 1
-            turn = latest
+            turn, debt = latest, 0
         if line.heads:
-            heappush(turns, (tally.by_template[template], turn, line.heads[0][0], template))
+            heappush(turns, (debt, tally.by_template[template], turn, line.heads[0][0], template))
     decisions.update(_waits(lines.values(), queue, plant, tally))
     return tuple(decisions[position] for position in range(len(queue)))
 
@@ -175,3 +187,11 @@ def counted_turns(last_turns: Mapping[str, int], decisions: Iterable[Decision]) 
         if isinstance(decision, Place):
             turns[decision.template] = latest
     return turns
+
+
+def counted_passes(passed: Mapping[str, int], decisions: Iterable[Decision]) -> dict[str, int]:
+    """The caller's memory of who was passed over; it begins anew for whoever got an agent or waits for none."""
+    made = tuple(decisions)
+    placed = [decision.template for decision in made if isinstance(decision, Place)]
+    waiting = {decision.template for decision in made if isinstance(decision, Wait)}
+    return {name: passed.get(name, 0) + len(placed) for name in waiting.difference(placed)}

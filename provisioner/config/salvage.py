@@ -58,6 +58,12 @@ def salvage(value: Mapping[str, object]) -> tuple[Parts, frozenset[KeyPath]]:
     return parts, frozenset(dropped)
 
 
+def salvaged_template(spec: Mapping[str, object], *, name: str, provider: str) -> Template:
+    """As much of a stored template as this release understands; what exists of its agent is looked after with it."""
+    found = _salvaged(Template, dict(spec), (), set())
+    return found or Template.from_spec({"name": name, "labels": [name], "providers": [provider]})
+
+
 def _names(items: object) -> dict[int, str]:
     return {
         index: item["name"]

@@ -24,7 +24,7 @@ class ByGateway:
 
     def __init__(self, client: GatewayClient, places: Mapping[str, Mapping[str, object]]) -> None:
         self.client = client
-        self._places = places
+        self.places = places
 
     async def meet(self, instance: Instance) -> Whom | NotYet:
         """Let the controller reach the agent with its key, and begin the agent."""
@@ -33,7 +33,7 @@ class ByGateway:
         keys = agent_keys(instance.secret)
         try:
             gate = await self.client.admit(instance.agent, root=instance.root, jar=instance.jar, key=keys.user.public)
-            await self.client.open(instance.agent, instance.ids, self._places[instance.provider])
+            await self.client.open(instance.agent, instance.ids, self.places[instance.provider])
         except LaunchError as error:
             if not error.retryable:
                 raise

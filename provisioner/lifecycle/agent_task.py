@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from provisioner.config import Template
+from provisioner.config.salvage import salvaged_template
 from provisioner.lifecycle.facts import Facts
 from provisioner.lifecycle.launch_log import LaunchLog
 from provisioner.model.agent import Agent, AgentState, Target
-from provisioner.model.errors import ControllerError, LaunchError, ProvisionerError, Reason
+from provisioner.model.errors import ConfigError, ControllerError, LaunchError, ProvisionerError, Reason
 from provisioner.model.queue import ItemKind, RequestKey
 from provisioner.records.store import StoreError
 
@@ -55,7 +57,7 @@ class AgentTask:
     ) -> None:
         self.agent = agent
         #: as it was when the agent was planned, whatever the configuration says now
-        self.template = Template.from_spec(dict(agent.spec))
+        self.template, self.misread = _template_of(agent)
         self.facts = Facts()
         self.clock = clock
         self.log = LaunchLog(agent.name, store, clock)
@@ -92,6 +94,10 @@ class AgentTask:
         self._store.save_agent(agent, self.clock.now())
         for mark in agent.marks.keys() - self.agent.marks.keys():
             self._marked[mark] = self.clock.monotonic()
+        self._store.if_undone(partial(self._put_back, self.agent))
+        self.agent = agent
+
+    def _put_back(self, agent: Agent) -> None:
         self.agent = agent
 
     def move(self, state: AgentState) -> None:
@@ -110,9 +116,10 @@ class AgentTask:
         )
         self.facts.touch()
 
-    def rekey(self, request: RequestKey | None, kind: ItemKind | None) -> None:
-        """It serves another request than it was made for."""
-        self.save(replace(self.agent, request=request, kind=kind))
+    def rekey(self, request: RequestKey | None, kind: ItemKind | None, *, mark: str = "") -> None:
+        """It serves another request than it was made for; `mark` is set in the same write."""
+        marks = {**self.agent.marks, mark: self.clock.now()} if mark else self.agent.marks
+        self.save(replace(self.agent, request=request, kind=kind, marks=marks))
 
     def keep(self) -> None:
         """Take a wish to have it gone back: a build turned out to run on it."""
@@ -120,17 +127,12 @@ class AgentTask:
 
     def fail(self, error: ProvisionerError) -> None:
         """The agent did not get as far as its build: tell why, and take it down."""
-        before = self.agent
-        try:
-            # all or nothing: a launch that failed counts once, at whichever instant the process dies
-            with self._store.together():
-                if not self.agent.reason:
-                    self.save(replace(self.agent, reason=error.reason, detail=error.message))
-                self._on_failed(self.agent, error)
-                self.move(AgentState.REMOVING)
-        except BaseException:
-            self.agent = before
-            raise
+        # all or nothing: a launch that failed counts once, at whichever instant the process dies or the disk is full
+        with self._store.together():
+            if not self.agent.reason:
+                self.save(replace(self.agent, reason=error.reason, detail=error.message))
+            self._on_failed(self.agent, error)
+            self.move(AgentState.REMOVING)
 
     async def run(self) -> None:
         """Work until the agent is gone."""
@@ -166,3 +168,15 @@ class AgentTask:
         was_doomed = self.doomed
         self.facts.hurry = False
         await self.facts.wait(lambda: self.facts.hurry or (self.doomed and not was_doomed), self.clock, pause_s)
+
+
+def _template_of(agent: Agent) -> tuple[Template, str]:
+    """What it was made from, and what of it this release cannot read: another one may have planned the agent.
+
+    What exists is looked after with the rest; nothing more is started from that, which would be less than was asked.
+    """
+    try:
+        return Template.from_spec(agent.spec), ""
+    except ConfigError as error:
+        log.warning("agent.other_release", agent=agent.name, state=agent.state.value, problem=error.message)
+        return salvaged_template(agent.spec, name=agent.template, provider=agent.provider), error.message

@@ -87,11 +87,11 @@ class Desk:
         if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
             del self.by_request[task.agent.request]
 
-    def rekey(self, task: AgentTask, request: RequestKey, kind: ItemKind | None) -> None:
-        """An agent serves another request than it was made for."""
+    def rekey(self, task: AgentTask, request: RequestKey, kind: ItemKind | None, *, mark: str = "") -> None:
+        """An agent serves another request than it was made for; `mark` is set in the same write."""
         if task.agent.request is not None and self.by_request.get(task.agent.request) is task:
             del self.by_request[task.agent.request]
-        task.rekey(request, kind)
+        task.rekey(request, kind, mark=mark)
         self.by_request[request] = task
 
     def agents_of(self, controller: str) -> Iterable[AgentTask]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -33,27 +34,37 @@ class Failing:
         self.on_standby_failed: Callable[[Agent], None] = lambda _agent: None
 
     def launch_failed(self, agent: Agent, error: ProvisionerError) -> None:
-        """An agent failed before its build began; its teardown goes on by itself."""
+        """An agent failed before its build began; its teardown goes on by itself.
+
+        Within the transaction that writes it down. What cannot be taken back follows when that is on disk.
+        """
+        desk = self._desk
+        desk.breakers.failed(agent, error)
+        if task := desk.agents.get(agent.name):
+            task.log.note(*error_lines(error))
+        if (before := desk.book.get(agent.request)) is not None:
+            desk.store.if_undone(partial(desk.book.put_back, before))
+        full = desk.refusals.tells(agent, error)
+        request = desk.book.agent_failed(agent, error, pause=not full)
+        desk.store.once_written(partial(self._follow_up, agent, error, request))
+
+    def _follow_up(self, agent: Agent, error: ProvisionerError, request: Request | None) -> None:
         self._desk.metrics.launch(agent.controller, agent.template, error.reason)
         self._desk.metrics.error(error.reason)
-        self._desk.breakers.failed(agent, error)
-        full = self._desk.refusals.refused(agent, error)
+        self._desk.refusals.refused(agent, error)
         log.warning("launch.failed", agent=agent.name, reason=error.reason.value, problem=error.message)
         task = self._desk.agents.get(agent.name)
         lines = task.log.take() if task else []
         told = error_lines(error)
-        if task:
-            task.log.note(*told)
         if agent.request is None:
             self.on_standby_failed(agent)
-        request = self._desk.book.agent_failed(agent, error, pause=not full)
         self._desk.plan_again.set()
         if request is None:
             return
         if request.state is RequestState.FAILING:
             self.end(request, [*lines, *told])
             return
-        if full:
+        if self._desk.refusals.tells(agent, error):
             again = "This is no fault of the build; it waits for room"
         elif request.not_before is None:
             again = "Trying again with a new agent"

@@ -45,9 +45,10 @@ async def hold_if_failed(desk: Desk, task: AgentTask) -> None:
         for other in desk.agents.values()
         if other.agent.template == task.agent.template
     )
-    if task.doomed or (most is not None and held >= most):
-        return
     now = task.clock.now()
+    # a person may have held it while the result was waited for
+    if task.doomed or task.agent.held(now) or (most is not None and held >= most):
+        return
     until = now + timedelta(seconds=hold_s)
     marks = {**task.agent.marks, HELD_MARK: now}
     task.save(replace(task.agent, held_until=until, hold_reason="its build failed", marks=marks))

@@ -32,7 +32,12 @@ def why(desk: Desk, agent: str, passes: int, held: str) -> str:
         held: what it waits for, if anything.
     """
     record = desk.store.agent(agent)
-    origin = "no record knows it" if record is None else f"its agent is {record.state.value}, and this is left over"
+    if record is not None:
+        origin = f"its agent is {record.state.value}, and this is left over"
+    elif agent in desk.store.unreadable:
+        origin = "the record of its agent cannot be read"
+    else:
+        origin = "no record knows it"
     if held:
         return f"{origin}; {held}"
     if passes < 2:

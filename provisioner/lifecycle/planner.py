@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
+from provisioner.capacity.placement import Asked, Place, Wait, counted_passes, counted_turns, place
 from provisioner.capacity.plant import (
     Bounded,
     Condition,
@@ -51,6 +51,7 @@ class Planner:
         self.standby = Standby(desk, launch)
         failing.on_standby_failed = self.standby.failed
         self._turns: dict[str, int] = {}  # whose turn it was, so that templates that are equally full take turns
+        self._passed: dict[str, int] = {}  # who waited while others got agents
         self.stopped = False  # when draining: nothing new is placed
         self.reconfigure()
 
@@ -100,8 +101,9 @@ class Planner:
             for r in heads
         ]
         requests = {r.item.key: r for r in heads}
-        decisions = place(asked, plant=plant, agents=self._counted(), last_turns=self._turns)
+        decisions = place(asked, plant=plant, agents=self._counted(), last_turns=self._turns, passed=self._passed)
         self._turns = counted_turns(self._turns, decisions)
+        self._passed = counted_passes(self._passed, decisions)
         for decision in decisions:
             if isinstance(decision, Place):
                 self._begin(requests[decision.key], decision)

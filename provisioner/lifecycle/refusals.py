@@ -26,13 +26,17 @@ class Refusals:
         self._desk = desk
         self._of: dict[str, Refusal] = {}
 
-    def refused(self, agent: Agent, error: ProvisionerError) -> bool:
-        """A launch failed; whether it did for want of room, so that nothing but its provider must wait.
+    def tells(self, agent: Agent, error: ProvisionerError) -> bool:
+        """Whether a launch failed for want of room, so that nothing but its provider must wait.
 
         Static nodes are counted one by one, and need no bound that is learnt.
         """
-        if not isinstance(error, NoRoom) or self._desk.providers[agent.provider].room is not None:
-            return False
+        return isinstance(error, NoRoom) and self._desk.providers[agent.provider].room is None
+
+    def refused(self, agent: Agent, error: ProvisionerError) -> None:
+        """A launch failed; learn from it what the provider holds, if that was the reason."""
+        if not isinstance(error, NoRoom) or not self.tells(agent, error):
+            return
         now, seated, before = self._desk.clock.now(), self._seated(agent.provider), self._of.get(agent.provider)
         if before is None or before.over(now):
             before, after = None, Refusal.first(error.lacks, seated, now)
@@ -43,7 +47,6 @@ class Refusals:
             log.warning(
                 "provider.full", provider=agent.provider, agents=after.held, for_s=after.pause_s, problem=error.message
             )
-        return True
 
     def started(self, agent: Agent) -> None:
         """An instance has started: there was room for it."""

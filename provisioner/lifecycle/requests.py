@@ -329,6 +329,11 @@ class RequestBook:
         elif request.state is RequestState.SERVED:
             self._wait(self._moved(request, RequestState.WAITING, agent=None))
 
+    def put_back(self, request: Request) -> None:
+        """What was decided about it last could not be written: it is as it was."""
+        self.unserved.pop(request.item.key, None)
+        self._put(request)
+
     @staticmethod
     def _moved(request: Request, state: RequestState, **changes: object) -> Request:
         if state not in REQUEST_MOVES[request.state]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -112,9 +112,8 @@ class Standby:
             f"The agent {task.agent.name} was connected and waited for {waited_s:.0f} s; it is given to this build, "
             f"which waited {asked_s:.1f} s for its turn"
         )
-        marks = {**task.agent.marks, GIVEN_MARK: now}
-        task.save(replace(task.agent, kind=request.item.kind, marks=marks))
-        self._desk.rekey(task, request.item.key, request.item.kind)
+        # one write: a mark without its request would look like a build that is about to start, for nobody
+        self._desk.rekey(task, request.item.key, request.item.kind, mark=GIVEN_MARK)
         self._desk.book.served(request, task.agent.name)
         log.info("standby.given", agent=task.agent.name, request=str(request.item.key))
         self._tell(task)
@@ -213,7 +212,7 @@ class Standby:
             else:
                 by_place.setdefault((task.agent.template, task.agent.controller), []).append(task)
         starting = any(
-            GIVEN_MARK in task.agent.marks and task.agent.state is AgentState.IDLE
+            task.agent.request is not None and GIVEN_MARK in task.agent.marks and task.agent.state is AgentState.IDLE
             for task in self._desk.agents.values()
         )
         lacking = (plant.templates.get(wait.template) for wait in waits)

@@ -96,6 +96,9 @@ class AgentSteps:
                 return False
             task.want_gone(Reason.CANCELLED, "its queue item left the queue before the agent was up")
             return False
+        if task.misread:
+            task.want_gone(None, f"{task.misread}; its build gets a new agent")
+            return False
         return True
 
     def _controller(self, task: AgentTask) -> ControllerHandle:

@@ -52,7 +52,7 @@ def dump_spec(spec: Mapping[str, object]) -> str:
 
 
 def load_agent(text: str) -> Agent:
-    """An agent from its stored form. Raises ValueError, KeyError or TypeError on a damaged one."""
+    """An agent from its stored form. Raises ValueError, KeyError, TypeError or AttributeError on a damaged one."""
     data = json.loads(text)
     data["request"] = _key(data["request"])
     data["kind"] = ItemKind(data["kind"]) if data["kind"] else None
@@ -72,7 +72,7 @@ def dump_request(request: Request) -> str:
 
 
 def load_request(text: str) -> Request:
-    """A request from its stored form. Raises ValueError, KeyError or TypeError on a damaged one."""
+    """A request from its stored form. Raises ValueError, KeyError, TypeError or AttributeError on a damaged one."""
     data = json.loads(text)
     item = data["item"]
     item["key"] = RequestKey(**item["key"])

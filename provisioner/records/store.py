@@ -66,6 +66,9 @@ class Store:
         self.problem = ""
         #: of the live agents: what each was made from, and its stored form
         self._specs: dict[str, tuple[Mapping[str, object], str]] = {}
+        #: of the transaction under way: what follows if it fails, and what if it does not
+        self._undo: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -158,7 +161,25 @@ class Store:
         except BaseException:
             if self._db.in_transaction:  # a full disk may have ended it already
                 self._db.execute("ROLLBACK")
+            undo, self._undo, self._after = self._undo, [], []
+            for take_back in reversed(undo):
+                take_back()
             raise
+        after, self._undo, self._after = self._after, [], []
+        for follow in after:
+            follow()
+
+    def if_undone(self, take_back: Callable[[], None]) -> None:
+        """Something was changed in memory as well: put it back if the transaction under way fails."""
+        if self._db.in_transaction:
+            self._undo.append(take_back)
+
+    def once_written(self, follow: Callable[[], None]) -> None:
+        """What must not happen before it is on disk, nor once for each try: at the end of the transaction, or now."""
+        if self._db.in_transaction:
+            self._after.append(follow)
+        else:
+            follow()
 
     def _run(self, sql: str, values: Sequence[object] = (), *, rows: Sequence[Sequence[object]] | None = None) -> int:
         """Write, or say in one sentence what keeps us from it; it works again as soon as the file does.
@@ -209,14 +230,14 @@ class Store:
         return self._readable(self._db.execute(query), load_agent)
 
     def agent(self, name: str) -> Agent | None:
-        """One agent, live or gone."""
-        row = self._db.execute("SELECT record FROM agents WHERE name = ?", (name,)).fetchone()
-        return None if row is None else load_agent(row[0])
+        """One agent, live or gone; None also where its record cannot be read."""
+        found = self._readable(self._db.execute("SELECT name, record FROM agents WHERE name = ?", (name,)), load_agent)
+        return found[0] if found else None
 
     def gone_agents(self, limit: int = 200) -> list[Agent]:
-        """The latest agents that are gone, newest first."""
-        query = "SELECT record FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?"
-        return [load_agent(r[0]) for r in self._db.execute(query, (limit,))]
+        """The latest agents that are gone, newest first, as far as they can be read."""
+        query = "SELECT name, record FROM agents WHERE live = 0 ORDER BY changed DESC LIMIT ?"
+        return self._readable(self._db.execute(query, (limit,)), load_agent)
 
     def save_request(self, request: Request) -> None:
         """Insert or replace one request's record."""
@@ -236,7 +257,7 @@ class Store:
         for key, text in rows:
             try:
                 found.append(load(text))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.unreadable[key] = repr(error)
         return found
 

@@ -30,8 +30,18 @@ def by_gateway(settings: Settings) -> ByGateway:
         address=settings.gateway.told,
         mark={_OWNER_VARIABLE: settings.id},
     )
-    places = {provider.name: dump_place(provider, settings.work_dir(provider)) for provider in settings.providers}
-    return ByGateway(client, places)
+    return ByGateway(client, _places(settings))
+
+
+def know_providers(desk: Desk) -> None:
+    """Take the providers of the desk's settings: the configuration was read again."""
+    way = desk.dialled.get(TRANSPORT.value)
+    if isinstance(way, ByGateway):
+        way.places = _places(desk.settings)
+
+
+def _places(settings: Settings) -> dict[str, dict[str, object]]:
+    return {provider.name: dump_place(provider, settings.work_dir(provider)) for provider in settings.providers}
 
 
 class GatewayKeeper:

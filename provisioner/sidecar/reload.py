@@ -8,6 +8,7 @@ from provisioner.lifecycle.operations import restore_drained
 from provisioner.model.errors import ConfigError
 from provisioner.routing.match import Router
 from provisioner.sidecar.assembly import make_providers, override_parameters
+from provisioner.sidecar.gateway import know_providers
 
 
 def apply_settings(engine: Engine, new: Settings) -> None:
@@ -29,6 +30,9 @@ def apply_settings(engine: Engine, new: Settings) -> None:
         # controllers are asked for these parameters and for no others
         "the parameters that `overrides` name": _parameters(old) == _parameters(new),
     }
+    if any(p.backend is BackendKind.STATIC for p in old.providers):
+        # its nodes are reserved by the labels, and cleaned by the job, that were configured when it was made
+        fixed["cleanup"] = _bare_cleanup(old) == _bare_cleanup(new)
     before, after = _places(old), _places(new)
     static = {p.name for p in new.providers if p.backend is BackendKind.STATIC}
     added = after.keys() - before.keys() - static
@@ -41,6 +45,7 @@ def apply_settings(engine: Engine, new: Settings) -> None:
     desk.settings = new
     for handle in handles.values():
         engine.add_provider(handle)
+    know_providers(desk)
     restore_drained(desk)
     for provider in new.providers:
         desk.providers[provider.name].max_agents = provider.max_agents
@@ -58,6 +63,11 @@ def _parameters(settings: Settings) -> set[str]:
 def _bare_controllers(settings: Settings) -> list[object]:
     """What identifies the controllers; how many agents each may have can change."""
     return [controller.model_copy(update={"max_agents": None}) for controller in settings.controllers]
+
+
+def _bare_cleanup(settings: Settings) -> object:
+    """What static nodes go by; how often the scheduler looks can change."""
+    return settings.cleanup and settings.cleanup.model_copy(update={"interval_s": 0.0})
 
 
 def _places(settings: Settings) -> dict[str, str]:

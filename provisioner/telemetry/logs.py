@@ -23,9 +23,13 @@ def configure_logs(*, level: str = "info", json_lines: bool | None = None) -> No
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    # its default, where rich is installed, shows the variables of every frame, and a node's secret may be one of them
+    on_terminal = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    last: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else [on_terminal]
+    )
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, last] if as_json else [*shared, last],
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -36,7 +40,7 @@ def configure_logs(*, level: str = "info", json_lines: bool | None = None) -> No
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                last,
+                *last,
             ],
         )
     )

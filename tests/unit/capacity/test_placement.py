@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.capacity.explain import Verdict, explain
-from provisioner.capacity.placement import Decision, Declined, Place, Wait, counted_turns, place
+from provisioner.capacity.placement import (
+    MOST_PASSED,
+    Decision,
+    Declined,
+    Place,
+    Wait,
+    counted_passes,
+    counted_turns,
+    place,
+)
 from provisioner.capacity.plant import LAUNCHING, Condition, Plant, ProviderState, Tally
 from provisioner.capacity.room import room_for
 from provisioner.config import Limits, Provider, Template
@@ -173,6 +183,45 @@ def test_no_template_starves_behind_the_long_queues_of_others(slots: int) -> Non
         served += [decision.template for decision in started]
         assert len(served) <= len(busy) + slots, served
         agents = (agents + [One(template=decision.template) for decision in started])[1:]  # the oldest ends
+
+
+def test_a_steady_flow_of_one_label_does_not_starve_another_that_has_more() -> None:
+    """Label a has one long build and a second one that stands first; b always has a short one waiting, none running."""
+    both = plant([Rules(name="a"), Rules(name="b")], [Box(max_agents=2)])
+    turns: dict[str, int] = {}
+    passed: dict[str, int] = {}
+    got: list[str] = []
+    while "a" not in got and len(got) < 200:
+        decisions = place(queue("a", "b"), plant=both, agents=[One(template="a")], last_turns=turns, passed=passed)
+        turns, passed = counted_turns(turns, decisions), counted_passes(passed, decisions)
+        got += [decision.template for decision in decisions if isinstance(decision, Place)]
+    assert got == [*["b"] * MOST_PASSED, "a"]
+    assert passed == {"b": 1}, "what it was owed is paid"
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=5), st.integers(1, 3), st.randoms())
+def test_every_request_is_placed_within_a_bounded_number_of_looks_as_builds_end(
+    long: list[int], short: int, chance: random.Random
+) -> None:
+    """Every label always has a request; some have long builds that never end, and the other slots come back."""
+    names = [f"t{number}" for number in range(len(long))]
+    stay = [One(template=name) for name, number in zip(names, long, strict=True) for _ in range(number)]
+    everything = plant([Rules(name=name) for name in names], [Box(max_agents=len(stay) + short)], Caps(launching=None))
+    line = names[:]
+    chance.shuffle(line)
+    ends: list[One] = []
+    turns: dict[str, int] = {}
+    passed: dict[str, int] = {}
+    waited = dict.fromkeys(names, 0)
+    for _ in range(100):
+        decisions = place(queue(*line), plant=everything, agents=stay + ends, last_turns=turns, passed=passed)
+        turns, passed = counted_turns(turns, decisions), counted_passes(passed, decisions)
+        placed = [decision.template for decision in decisions if isinstance(decision, Place)]
+        waited = {name: 0 if name in placed else waited[name] + 1 for name in names}
+        assert max(waited.values()) <= MOST_PASSED + len(names)
+        line = [name for name in line if name not in placed] + placed
+        ends += [One(template=name) for name in placed]
+        ends.pop(chance.randrange(len(ends)))
 
 
 def test_what_is_held_up_by_the_cap_of_its_controller_or_label_holds_up_no_other() -> None:

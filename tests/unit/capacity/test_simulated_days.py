@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.capacity.explain import Explanation, Verdict, explain
-from provisioner.capacity.placement import Asked, Place, Wait, counted_turns, place
+from provisioner.capacity.placement import Asked, Decision, Place, Wait, counted_passes, counted_turns, place
 from provisioner.capacity.plant import Plant, Tally
 from provisioner.model.agent import AgentState
 from provisioner.model.queue import RequestKey
@@ -30,6 +30,7 @@ class Cluster:
     takes: int  # rounds that a build runs
     agents: dict[int, tuple[One, int]] = field(default_factory=dict)  # by request: the agent, and its round
     turns: dict[str, int] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
     done: list[int] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
@@ -43,8 +44,8 @@ class Cluster:
             self._grow(number, agent, self.round - began)
         self._check()
         before = {entry.key: self._told(entry) for entry in self._heads()}
-        decisions = place(self.waiting, plant=self.plant, agents=self._agents(), last_turns=self.turns)
-        self.turns = counted_turns(self.turns, decisions)
+        decisions = self._placed()
+        self.turns, self.passed = counted_turns(self.turns, decisions), counted_passes(self.passed, decisions)
         by_key = {entry.key: entry for entry in self.waiting}
         for decision in decisions:
             if isinstance(decision, Place):
@@ -67,8 +68,10 @@ class Cluster:
         # what waits now waits for something that is true, and a second look changes nothing
         for entry in self.waiting:
             assert self._told(entry).verdict is Verdict.WAIT
-        again = place(self.waiting, plant=self.plant, agents=self._agents(), last_turns=self.turns)
-        assert all(isinstance(decision, Wait) for decision in again)
+        assert all(isinstance(decision, Wait) for decision in self._placed())
+
+    def _placed(self) -> tuple[Decision, ...]:
+        return place(self.waiting, plant=self.plant, agents=self._agents(), last_turns=self.turns, passed=self.passed)
 
     def _heads(self) -> Iterator[Asked]:
         """The first of the whole queue: whatever happens to the others, it is what explain says."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from provisioner.lifecycle import agent_task
 from provisioner.lifecycle.operations import Operations
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.model.errors import LaunchError, NoRoom, Reason
+from provisioner.records.store import StoreError
+from provisioner.sidecar.reload import apply_settings
 from provisioner.web.population import population
-from tests.unit.lifecycle.conftest import House
+from tests.unit.lifecycle.conftest import House, settings
 
 BROKEN = LaunchError("no space on the disk", reason=Reason.DISK_FULL)
 DEN = {"name": "den", "backend": "docker", "max_agents": 5}
@@ -100,6 +104,94 @@ async def test_another_version_of_the_template_starts_anew(make_house: Callable[
     assert breaker(house)
     house.desk.breakers.reconfigure({"maven": "another"})
     assert not breaker(house)
+
+
+async def connecting(house: House, number: int) -> list[str]:
+    for _ in range(number):
+        house.controller.queue()
+    await house.until(lambda: len(house.backend.instances) == number)
+    await house.until(lambda: all(t.agent.state.value == "connecting" for t in house.desk.agents.values()))
+    return list(house.desk.agents)
+
+
+async def test_what_becomes_of_agents_of_the_old_version_says_nothing_about_the_mended_one(
+    make_house: Callable[..., House], tmp_path: Path
+) -> None:
+    house = make_house(retries=9)
+    names = await connecting(house, 3)
+    apply_settings(house.engine, settings(tmp_path, retries=9, image="maven:3.9-mended"))
+    for name in names:
+        house.backend.end(name)
+    await house.until(lambda: not set(names) & set(house.desk.agents))
+    assert not house.desk.breakers.conditions()
+    house.backend.fail_with = BROKEN
+    for _ in range(3):
+        house.controller.queue()
+    await house.until(lambda: breaker(house), "those of the new one count")
+
+
+async def test_an_agent_of_the_old_version_that_connects_closes_nothing(
+    make_house: Callable[..., House], tmp_path: Path
+) -> None:
+    house = make_house(retries=9)
+    (old,) = await connecting(house, 1)
+    apply_settings(house.engine, settings(tmp_path, retries=9, image="maven:4-broken"))
+    await opened_beside(house, old)
+    house.controller.connect(old)
+    await house.until(lambda: house.desk.agents[old].agent.state.value == "idle")
+    assert breaker(house)
+
+
+async def opened_beside(house: House, running: str) -> None:
+    house.backend.fail_with = BROKEN
+    house.controller.queue()
+    await house.until(lambda: breaker(house), "the breaker is open")
+    await house.until(lambda: list(house.desk.agents) == [running])
+
+
+async def test_over_a_restart_too_agents_of_the_old_version_do_not_count(
+    make_house: Callable[..., House], tmp_path: Path
+) -> None:
+    house = make_house(retries=9)
+    names = await connecting(house, 3)
+    await house.kill()
+    house.settings = settings(tmp_path, retries=9, image="maven:3.9-mended")
+    house.revive()
+    await house.kill()
+    house.revive()  # what the first start found out holds at the second
+    for name in names:
+        house.backend.end(name)
+    await house.until(lambda: not set(names) & set(house.desk.agents))
+    assert not house.desk.breakers.conditions()
+
+
+async def test_a_launch_that_failed_counts_once_however_often_it_takes_to_write_that_down(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_task, "_RETRY_FIRST_S", 0.01)
+    house = make_house(retries=9)
+    (name,) = await connecting(house, 1)
+    run, refused = house.store._run, [1, 2, 3]
+
+    def full(sql: str, values: Sequence[object] = (), *, rows: Sequence[Sequence[object]] | None = None) -> int:
+        if sql == "COMMIT" and refused:
+            refused.pop()
+            raise StoreError("the disk is full", retryable=True)
+        return run(sql, values, rows=rows)
+
+    monkeypatch.setattr(house.store, "_run", full)
+    house.backend.end(name)
+    await house.until(lambda: name not in house.desk.agents)
+    assert not refused
+    assert [breaker.failures for breaker in house.desk.breakers._of.values()] == [1]
+    assert [request.attempts for request in house.store.requests()] == [1]
+    said = [text for _, _, text in house.store.lines(name) if text.startswith("Launch failed")]
+    assert len(said) == 1
+    await house.until(lambda: any("Trying again" in line for _, lines in house.controller.told for line in lines))
+    told = [line for _, lines in house.controller.told for line in lines if line.startswith("Launch failed")]
+    assert len(told) == 1
+    metrics = house.desk.metrics.render(population(house.engine)).decode()
+    assert 'jenkins_provisioner_errors_total{reason="agent_exited"} 1.0' in metrics
 
 
 @pytest.mark.parametrize(

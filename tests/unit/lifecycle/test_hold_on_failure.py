@@ -87,6 +87,21 @@ async def test_the_run_of_a_node_block_is_asked_soon_after_it(make_house: Callab
     await house.until(lambda: held(house) == [name])
 
 
+async def test_a_person_who_holds_it_while_its_result_is_waited_for_has_the_last_word(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(hold_on_failure=1)
+    name = await ended(house, None, kind=ItemKind.PIPELINE)
+    await house.until(lambda: house.desk.agents[name].agent.state is AgentState.FINISHED)
+    until = Operations(house.engine).hold(name, for_s=8 * 3600, reason="mine").held_until
+    house.controller.outcomes["job/app/1/"] = "FAILURE"
+    await house.until(lambda: house.controller.nodes[name].barred, "it is kept")
+    agent = house.desk.agents[name].agent
+    assert (agent.held_until, agent.hold_reason) == (until, "mine")
+    Operations(house.engine).release(name)
+    await house.until(house.nothing_left)
+
+
 async def test_a_run_that_goes_on_keeps_nothing(
     make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+
 import pytest
 
+from provisioner.lifecycle.operations import Operations
 from provisioner.model.agent import AgentState
 from provisioner.model.errors import LaunchError, Reason
 from tests.unit.lifecycle.conftest import House
@@ -122,3 +128,61 @@ async def test_a_build_that_ended_while_the_sidecar_was_away_leaves_nothing(hous
     house.controller.finish_build(name)
     house.revive()
     await house.until(house.nothing_left)
+
+
+def rewrite(house: House, name: str, record: str | None = None) -> None:
+    """What the next release would have written of an agent; or this."""
+    with closing(sqlite3.connect(house.settings.state_file, isolation_level=None)) as db:
+        (text,) = db.execute("SELECT record FROM agents WHERE name = ?", (name,)).fetchone()
+        data = json.loads(text)
+        data["spec"] |= {
+            "key_of_the_next_release": 1,
+            "timeouts": {**data["spec"]["timeouts"], "nap": 5, "connect": 77},
+        }
+        db.execute("UPDATE agents SET record = ? WHERE name = ?", (record or json.dumps(data), name))
+
+
+async def test_an_agent_that_the_next_release_planned_is_looked_after_until_its_build_is_over(house: House) -> None:
+    house.controller.queue()
+    name = await house.agent()
+    await house.kill()
+    rewrite(house, name)
+    house.revive()
+    task = house.desk.agents[name]
+    assert task.template.image == "maven:3.9"
+    assert task.template.timeouts.connect_s == 77, "the rest is as it was planned"
+    house.controller.connect(name)
+    await house.until(lambda: task.agent.state is AgentState.IDLE)
+    house.controller.start_build(name)
+    house.controller.finish_build(name)
+    await house.until(house.nothing_left)
+    assert house.controller.registered == [name]
+
+
+async def test_nothing_is_started_by_a_template_of_which_only_a_part_is_understood(house: House) -> None:
+    house.backend.gate = asyncio.Event()
+    item = house.controller.queue()
+    await house.until(lambda: house.backend.instances)
+    (name,) = house.desk.agents
+    await house.kill()
+    rewrite(house, name)
+    house.backend.gate.set()
+    house.revive()
+    other = await house.agent(besides={name})
+    await house.until(lambda: list(house.desk.agents) == [other])
+    assert "cannot be read by this release; at: key_of_the_next_release" in Operations(house.engine).agent(name).detail
+    assert house.desk.agents[other].agent.request == item.key
+    assert next(iter(house.desk.book)).attempts == 0
+
+
+async def test_an_agent_whose_record_cannot_be_read_is_an_orphan_that_says_so(house: House) -> None:
+    house.controller.queue()
+    name = await house.agent()
+    await house.kill()
+    rewrite(house, name, "{}")
+    house.revive()
+    await house.until(lambda: Operations(house.engine).orphans())
+    assert {orphan.agent for orphan in Operations(house.engine).orphans()} == {name}
+    assert "the record of its agent cannot be read" in Operations(house.engine).orphans()[0].reason
+    assert house.store.agent(name) is None
+    assert house.store.gone_agents() == []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from provisioner.config.standby_hours import StandbyHours
 from provisioner.controller.port import BridgeMode
+from provisioner.lifecycle.operations import Operations
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.lifecycle.standby import GIVEN_MARK
-from provisioner.model.agent import AgentState
+from provisioner.model.agent import Agent, AgentState
 from provisioner.model.errors import ControllerError, LaunchError, Reason
+from provisioner.records.store import StoreError
 from tests.fakes.controller import FakeController
 from tests.unit.lifecycle.conftest import House
 
@@ -116,6 +120,50 @@ async def test_killed_before_the_controller_was_told_it_is_given_by_the_next_sta
     house.revive()
     await house.until(lambda: house.controller.given == [(name, item)])
     assert len(house.controller.registered) == 1
+
+
+async def test_killed_after_the_first_write_of_giving_it_is_known_to_be_its_builds(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make_house(standby=1)
+    name = await waiting(house)
+    save = house.store.save_agent
+    killed: list[str] = []
+
+    def save_and_die(agent: Agent, at: datetime) -> None:
+        if killed:
+            raise StoreError("killed")
+        save(agent, at)
+        if GIVEN_MARK in agent.marks:
+            killed.append(agent.name)
+            raise StoreError("killed")
+
+    monkeypatch.setattr(house.store, "save_agent", save_and_die)
+    item = house.controller.queue()
+    await house.until(lambda: killed == [name])
+    await house.kill()
+    house.controller.cancel(item)
+    house.revive()
+    assert house.desk.agents[name].agent.request == item.key
+    await house.until(lambda: name not in house.desk.agents, "it goes with the item that it was given to")
+    await waiting(house, besides={name})
+
+
+async def test_one_that_an_earlier_release_gave_to_nobody_keeps_no_other_from_being_replaced(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(standby=1, more_templates=[{**OTHER, "standby": 1}])
+    names = {(first := await waiting(house)), await waiting(house, besides={first})}
+    maven = next(name for name in names if name.startswith("maven-"))
+    task = house.desk.agents[maven]
+    task.save(replace(task.agent, marks={**task.agent.marks, GIVEN_MARK: house.clock.now()}))
+    await house.kill()
+    house.revive()
+    (other,) = names - {maven}
+    Operations(house.engine).delete_now(other)
+    replacement = await waiting(house, besides=names)
+    assert replacement.startswith("other-")
+    assert maven in house.desk.agents
 
 
 async def test_a_restart_takes_it_over_and_it_still_waits(make_house: Callable[..., House]) -> None:
