@@ -96,6 +96,9 @@ class Queued:
 
     queue_id: int
     since_ms: int
+    buildable: bool = False  # it waits for nothing any more but an executor
+    why: str = ""  # what Jenkins says it waits for
+    free_s: float | None = None  # for how long every look has found it buildable and its node free; None: it is not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

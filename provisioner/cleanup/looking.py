@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from provisioner.cleanup.facts import NodeFacts, Policy
+from provisioner.cleanup.facts import NodeFacts, Policy, Queued
 from provisioner.cleanup.hands import ChosenHands
 from provisioner.cleanup.job import CleanupJob
-from provisioner.cleanup.nodes import BARRED, Guard, list_nodes
-from provisioner.cleanup.state import Decision, decide, evidence, is_looked_after, misspelt
+from provisioner.cleanup.nodes import BARRED, Guard, is_quieting_down, list_nodes
+from provisioner.cleanup.state import Decision, decide, evidence, is_free, is_looked_after, misspelt
 from provisioner.controller.rest import Rest
 
 #: Builds of the cleanup job that are looked at: for each node, and at least.
@@ -58,6 +58,8 @@ class Watch:
         self._policy = policy
         self._monotonic = monotonic
         self._now_s = now_s
+        # since when each item could have begun; all that is remembered between two looks, and lost at no harm
+        self._free: dict[tuple[str, str, int, int], float] = {}
 
     def look(self, *, guard: bool, known_runs: Mapping[str, str]) -> Look:
         """Read everything and decide.
@@ -67,6 +69,7 @@ class Watch:
             known_runs: builds that have begun on a node, by node, whether they still run or not.
         """
         began_s = self._monotonic()
+        quieting_down = is_quieting_down(self._http)
         seen, time_ms = list_nodes(self._http, disk=self._policy.disk_below is not None)
         ours = [n.name for n in seen if not n.built_in and self._policy.cleanable in n.labels]
         job = self._job.read(max(_BUILDS_LEAST, _BUILDS_EACH * len(ours)))
@@ -90,10 +93,27 @@ class Watch:
             )
         idle = self._hands.idle_since_ms(ours, self._guard(nodes) if guard else None)
         nodes = [replace(node, idle_since_ms=idle.get(node.name), idle_told=self._hands.atomic) for node in nodes]
+        nodes = self._confirmed(nodes, quieting_down=quieting_down)
         now_ms = time_ms if time_ms is not None else round(self._now_s() * 1000)
-        all_decisions = (*decide(nodes, now_ms, self._policy), *misspelt(nodes, self._policy))
+        decided = decide(nodes, now_ms, self._policy, quieting_down=quieting_down)
+        all_decisions = (*decided, *misspelt(nodes, self._policy))
         decisions = {decision.node: decision for decision in all_decisions}
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
+
+    def _confirmed(self, nodes: Iterable[NodeFacts], *, quieting_down: bool) -> list[NodeFacts]:
+        """With how long each item has been seen to have nothing in its way but its job; anew after a restart."""
+        at_s, before, free = self._monotonic(), self._free, {}
+
+        def confirmed(node: NodeFacts, item: Queued) -> Queued:
+            if not item.buildable or quieting_down or not is_free(node):
+                return item
+            key = (self._http.session, node.name, item.queue_id, item.since_ms)
+            free[key] = before.get(key, at_s)
+            return replace(item, free_s=at_s - free[key])
+
+        made = [replace(node, queued=tuple(confirmed(node, item) for item in node.queued)) for node in nodes]
+        self._free = free
+        return made
 
     def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
         """The clean nodes; one whose cleaning no longer counts is barred whatever it does."""

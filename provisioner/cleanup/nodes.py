@@ -124,6 +124,11 @@ def list_nodes(http: Rest, *, disk: bool) -> tuple[list[SeenNode], int | None]:
     return [_seen(computer) for computer in http.parsed(answer, "computer/")["computer"]], time_ms(answer)
 
 
+def is_quieting_down(http: Rest) -> bool:
+    """Whether the controller is about to shut down, and begins nothing until that is taken back."""
+    return bool(http.get("api/json?tree=quietingDown", op="cleanup").get("quietingDown"))
+
+
 def _seen(computer: Mapping[str, Any]) -> SeenNode:
     name = str(computer["displayName"])
     held = computer.get("temporarilyOffline")
