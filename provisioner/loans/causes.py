@@ -78,13 +78,14 @@ class PlainCauses:
         if not self._fits(node, before):
             return False
         if after is None:
-            # toggling is all that REST has for this
-            self._http.call("POST", f"{path}/toggleOffline", op="loan")
+            # toggling is all that REST has for this; where another of us was quicker it takes the node offline again,
+            # so it brings the cause along: as it was, the next look undoes it
+            self._http.call("POST", f"{path}/toggleOffline", op="loan", form={"offlineMessage": before or ""})
         else:
             # sets, whatever was: two at once cannot take each other's change back, as they could by toggling
             self._http.call("POST", f"{path}/changeOfflineCause", op="loan", form={"offlineMessage": after})
-            if before is None:
-                self._sleep(_SETTLE_S)
+        if before is None or after is None:
+            self._sleep(_SETTLE_S)
         return self._fits(node, after)
 
     def _fits(self, node: str, wanted: str | None) -> bool:

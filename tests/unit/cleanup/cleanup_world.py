@@ -224,7 +224,7 @@ class WorldRest:
                 self.world.nodes[name].held = (form or {})["offlineMessage"]
             case "POST", ["computer", name, "toggleOffline"]:
                 node = self.world.nodes[name]
-                node.held = query.get("offlineMessage", "") if node.held is None else None
+                node.held = (form or {}).get("offlineMessage", "") if node.held is None else None
             case _:
                 raise AssertionError(f"{method} {path}")
         return Answer(status=200, headers={}, content=b"")

@@ -294,6 +294,60 @@ def test_failures_end_in_a_quarantine_that_recover_ends(script: bool) -> None:
     assert "clean" in node.labels
 
 
+@pytest.mark.parametrize("place", range(10))
+def test_two_who_recover_a_node_at_once_leave_it_back_or_in_quarantine(place: int) -> None:
+    """By plain REST a second toggle takes it offline again: with its reason then, never without one."""
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    node.held = "[provisioner] quarantine: x"
+
+    def other() -> None:
+        with contextlib.suppress(ControllerError):
+            world.scheduler().recover("a")
+
+    at_request(world, place, other)
+    with contextlib.suppress(ControllerError):
+        world.scheduler().recover("a")
+    assert node.held in {None, "[provisioner] quarantine: x"}
+
+
+def test_a_recovery_that_another_has_undone_is_not_told_as_done() -> None:
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    node.held = "[provisioner] quarantine: x"
+
+    def again(what: str) -> None:
+        if what.endswith("toggleOffline"):
+            world.before = lambda _what: None
+            node.held = None  # another was quicker, and this one undoes it
+
+    world.before = again
+    with pytest.raises(ControllerError, match="changed by somebody else"):
+        world.scheduler().recover("a")
+    assert node.held == "[provisioner] quarantine: x"
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_two_who_quarantine_a_node_at_once_never_bring_it_back(place: int) -> None:
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    for _ in range(20):
+        scheduler = world.scheduler(retries=0)
+        scheduler.one_pass()
+        world.sleep(3)
+        if node.running:
+            world.end_build("a", "FAILURE")
+            break
+
+    def other() -> None:
+        world.scheduler(retries=0).one_pass()
+
+    at_request(world, place, other)
+    world.scheduler(retries=0).one_pass()
+    assert node.held is not None
+    assert node.held.startswith("[provisioner] quarantine: its cleaning #1 ended as FAILURE")
+
+
 def test_only_our_own_quarantine_is_ended() -> None:
     world = World()
     node = world.add("a", "cleanable dirty")
