@@ -231,6 +231,16 @@ def test_an_agent_that_died_is_started_again_and_a_person_s_changes_end_the_loan
     assert estate.home()["temporarilyOffline"] is False
 
 
+@pytest.mark.slow
+def test_a_machine_over_ssh_is_left_clean_although_its_node_was_deleted_at_the_lender(estate: Estate) -> None:
+    name = estate.lend()
+    assert ask(estate.lender, "POST", f"computer/{NODE}/doDelete").status == 302
+    assert [row["state"] for row in estate.loans()] == ["forgotten"]
+    ended = estate.run("--once")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    estate.nothing_left(name)
+
+
 def _marked(folder: Path, name: str) -> bool:
     try:
         return f"JENKINS_PROVISIONER_LOAN={name}".encode() in (folder / "environ").read_bytes()
