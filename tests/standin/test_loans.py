@@ -266,6 +266,14 @@ def test_what_cannot_be_lent_is_refused_with_the_reason_and_nothing_is_changed(e
     ended = estate.run(NODE, "--to", "other")
     assert "static-1 was taken offline by somebody (mine)" in ended.stderr
     ask(estate.lender, "POST", f"computer/{NODE}/toggleOffline")
+    reserved = "linux cleanable clean jenkins-provisioner.reserved=W10"
+    path = f"computer/{NODE}/config.xml"
+    before = ask(estate.lender, "GET", path).text
+    after = before.replace("linux cleanable", reserved)
+    assert ask(estate.lender, "POST", path, body=after, headers={"Content-Type": "text/xml"}).status == 200
+    ended = estate.run(NODE, "--to", "other")
+    assert "static-1 is reserved for a build that is about to begin; try again when it has" in ended.stderr
+    assert ask(estate.lender, "POST", path, body=before, headers={"Content-Type": "text/xml"}).status == 200
     (machine,) = estate.settings["loans"]["machines"]
     for key, value, why in (
         ("java", "/nowhere/java", "static-1 cannot be lent: on its machine: there is no Java executable /nowhere/java"),

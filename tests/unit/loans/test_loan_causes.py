@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pytest
+
 from provisioner.controller.rest import Answer, Rest
-from provisioner.loans.causes import PlainCauses
+from provisioner.controller.script_console import MARK as SAID
+from provisioner.loans.causes import AnyCauses, PlainCauses
 from provisioner.loans.marks import LoanMark, Word
+from provisioner.model.errors import ControllerError
 
 MARK = str(LoanMark(name="loan-n-abcdefghijklm", owner="o", to="b", until_s=9, word=Word.STOPPED, labels=(), root="/r"))
 
@@ -68,3 +74,30 @@ def test_who_brought_a_node_back_says_so_only_when_another_has_had_time_to_undo_
         node.cause = MARK  # by the other's toggle
 
     assert causes(node, undone).set("n", MARK, None) is False
+
+
+class Console(OneNode):
+    """The same under the controller's lock, where the guard may have a seat on it."""
+
+    timeout_s = 30.0
+    seated = True
+
+    def script(self, groovy: str, *, timeout_s: float) -> str:
+        found = re.search(r"String\('([^']+)'\.decodeBase64", groovy)
+        assert found is not None
+        ask = json.loads(base64.b64decode(found[1]))
+        assert "guard.seats" in groovy
+        if self.seated and ask["from"] is None:
+            return f"{SAID}{json.dumps({'code': 'reserved', 'agent': 'maven-1'})}"
+        self.cause = ask["to"]
+        return f"{SAID}{json.dumps({'code': 'done'})}"
+
+
+def test_a_node_that_is_reserved_for_a_build_is_not_lent_away_from_it() -> None:
+    node = Console(cause=None)
+    with pytest.raises(ControllerError, match="n is reserved for the build of agent maven-1"):
+        AnyCauses(cast("Rest", node)).set("n", None, MARK)
+    assert node.cause is None
+    node.seated = False
+    assert AnyCauses(cast("Rest", node)).set("n", None, MARK)
+    assert node.cause == MARK
