@@ -305,7 +305,7 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
     lasted_s = (now_ms - cleaning.started_ms) / 1000
     if lasted_s > policy.dirty_timeout_s:
         reason = f"its cleaning #{cleaning.number} has run for {_span(lasted_s)}"
-        if lasted_s > 2 * policy.dirty_timeout_s:
+        if cleaning.overdue_s > max(CONFIRM_S, policy.dirty_timeout_s):
             # as long as it is there no other can be tried
             reason = f"{reason} and does not end when it is told to: {cleaning.url}"
             return Decision(node=node.name, state=state, act=Act.QUARANTINE, reason=reason, cleaning=cleaning)
@@ -331,7 +331,7 @@ def _decide_queued(node: NodeFacts, item: Queued, now_ms: int, policy: Policy) -
     if _not_now(node):
         return Decision(node=node.name, state=state, act=Act.STOP, reason=reason, queue_id=item.queue_id)
     reason = f"{reason}, although the node is free"
-    if (item.free_s or 0.0) < min(CONFIRM_S, policy.dirty_timeout_s):
+    if (item.free_s or 0.0) < CONFIRM_S:
         return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason, soon=True)
     # nothing keeps the job from running there but itself: it would wait for ever
     return Decision(node=node.name, state=state, act=Act.QUARANTINE, reason=reason, queue_id=item.queue_id)

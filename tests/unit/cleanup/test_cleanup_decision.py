@@ -41,6 +41,10 @@ def node(labels: str = "cleanable dirty", *cleanings: Cleaning, **changes: objec
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def overdue(for_s: float) -> Cleaning:
+    return cleaning(1, None, started_ms=NOW - 7_201_000, overdue_s=for_s)
+
+
 def waiting(**changes: object) -> Queued:
     made = Queued(queue_id=1, since_ms=NOW - 3_601_000, buildable=True)
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -66,7 +70,8 @@ good = cleaning(1, note=Word.CLEAN)
         (node(queued=(Queued(queue_id=1, since_ms=NOW),)), Act.WAIT, "queued"),
         (node("cleanable dirty", cleaning(1, None)), Act.WAIT, "under way"),
         (node("cleanable dirty", cleaning(1, None, started_ms=NOW - 3_601_000)), Act.STOP, "has run for 60 min"),
-        (node("cleanable dirty", cleaning(1, None, started_ms=NOW - 7_201_000)), Act.QUARANTINE, "does not end"),
+        (node("cleanable dirty", overdue(3599)), Act.STOP, "has run for 2 h"),
+        (node("cleanable dirty", overdue(3601)), Act.QUARANTINE, "does not end when it is told to: job/c/1/"),
         (node(queued=(waiting(),), runs=("job/x/1/",)), Act.STOP, "waited in the queue"),
         (node(queued=(waiting(),), connected=False), Act.STOP, "waited in the queue"),
         (node(queued=(waiting(free_s=60),)), Act.QUARANTINE, "although the node is free"),
@@ -298,6 +303,15 @@ def test_a_clean_node_that_a_person_took_offline_says_so() -> None:
     assert one(node("cleanable clean", good, held="mine", idle_since_ms=5)).reason.endswith("taken offline (mine)")
 
 
+def test_however_short_the_time_for_a_cleaning_is_jenkins_has_a_minute_to_begin_and_to_end_it() -> None:
+    policy = replace(POLICY, dirty_timeout_s=1)
+    item = waiting(since_ms=NOW - 60_000)
+    assert one(node(queued=(replace(item, free_s=59),)), policy).act is Act.WAIT
+    assert one(node(queued=(replace(item, free_s=60),)), policy).act is Act.QUARANTINE
+    assert one(node("cleanable dirty", overdue(60)), policy).act is Act.STOP
+    assert one(node("cleanable dirty", overdue(61)), policy).act is Act.QUARANTINE
+
+
 def test_a_cleaning_that_waits_for_its_neighbours_is_not_the_nodes_fault() -> None:
     # the job forbids concurrent builds
     hung = node("cleanable dirty", cleaning(1, None, started_ms=NOW - 3_601_000, on_node=True))
@@ -314,7 +328,7 @@ def test_a_cleaning_that_waits_for_its_neighbours_is_not_the_nodes_fault() -> No
         node("cleanable dirty", *(cleaning(n, "FAILURE") for n in (1, 2, 3))),
         node(queued=(waiting(free_s=3600),)),
         node(queued=(waiting(),), connected=False),
-        node("cleanable dirty", cleaning(1, None, started_ms=NOW - 7_201_000)),
+        node("cleanable dirty", overdue(3601)),
     ],
 )
 def test_nothing_is_begun_nor_quarantined_while_jenkins_shuts_down(facts: NodeFacts) -> None:

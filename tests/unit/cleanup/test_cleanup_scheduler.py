@@ -449,6 +449,8 @@ def test_a_cleaning_that_does_not_end_when_it_is_told_to_ends_in_quarantine() ->
     assert [row.act for row in scheduler.one_pass()] == [Act.STOP]
     assert world.nodes["a"].held is None
     hour(world)
+    # whoever was not there before tells it first
+    assert [row.act for row in world.scheduler().one_pass()] == [Act.STOP]
     assert [row.act for row in scheduler.one_pass()] == [Act.QUARANTINE]
     held = world.nodes["a"].held
     assert held is not None
