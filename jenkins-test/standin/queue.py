@@ -124,11 +124,12 @@ class Queue:
         if item.phase not in (Phase.WAITING, Phase.BLOCKED):
             return
         item.timer = None
+        # as on a real controller: the end of the quiet period, also of one that is blocked then and becomes buildable
+        item.buildable_ms = item.buildable_ms or now_ms()
         if item.task.blocked_by():
             item.phase = Phase.BLOCKED
             return
         item.phase = Phase.BUILDABLE
-        item.buildable_ms = now_ms()
         item.order = next(self._order)
         label = item.label
         key = "" if label is None else label.name

@@ -105,7 +105,7 @@ def _outcome(of: Of) -> View | None:
 
 _ITEM_SHOWN = frozenset(set(_ITEM_PROPS) - {"actions"})
 _WAITING = Kind(_item_class, {**_ITEM_PROPS, "timestamp": lambda of: of.it.due_ms}, _ITEM_SHOWN | {"timestamp"})
-_BLOCKED = Kind(_item_class, {**_ITEM_PROPS, "buildableStartMilliseconds": lambda of: of.it.since_ms}, _ITEM_SHOWN)
+_BLOCKED = Kind(_item_class, {**_ITEM_PROPS, "buildableStartMilliseconds": lambda of: of.it.buildable_ms}, _ITEM_SHOWN)
 _BUILDABLE = Kind(
     _item_class,
     {

@@ -156,8 +156,9 @@ class World:
 
     def cancel(self, item: Item) -> None:
         """Take an item out of the queue as cancelled."""
+        was_buildable = item.phase is Phase.BUILDABLE
         self.queue.leave(item, None, cancelled=True)
-        if self.bridge and item.buildable_ms is not None:
+        if self.bridge and was_buildable:
             self.bridge.on_left(item)
 
     def quiet(self, on: bool) -> None:

@@ -1,5 +1,7 @@
 """What is known of a static node at one moment; all of it is read from the controller, nothing is remembered here.
 
+The one exception is for how long something has been amiss: who has just begun takes no node offline for it.
+
 The labels say what state a node is in, the cleanup job's builds say why anybody may believe it. One line in the
 description of such a build, the note, keeps what has to outlive every scheduler: that a success was used up, how
 often the node was used since, that a failure has led to a quarantine.
@@ -78,6 +80,7 @@ class Cleaning:
     built_on: str | None = None  # only where the kind of job tells it; a Pipeline does not
     on_node: bool = False  # it has an executor of the node right now
     description: str | None = None
+    overdue_s: float = 0.0  # for how long every look has found that it runs for too long
 
     @property
     def note(self) -> Note | None:
@@ -96,6 +99,9 @@ class Queued:
 
     queue_id: int
     since_ms: int
+    buildable: bool = False  # it waits for nothing any more but an executor
+    why: str = ""  # what Jenkins says it waits for
+    free_s: float | None = None  # for how long every look has found it buildable and its node free; None: it is not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,7 +51,7 @@ class CleanupJob:
             ControllerError: there is no such job, or it cannot be used for this.
         """
         # the queue first: an item that has left it by then is a build below, never nothing
-        tree = f"items[id,inQueueSince,task[url],{_PARAMETERS}]"
+        tree = f"items[id,inQueueSince,buildable,why,task[url],{_PARAMETERS}]"
         items = self._http.get(f"queue/api/json?tree={tree}", op="cleanup")["items"]
         tree = f"url,buildable,property[parameterDefinitions[name]],allBuilds[{_BUILDS}]{{0,{most}}}"
         try:
@@ -75,7 +75,7 @@ class CleanupJob:
         for item in sorted(items, key=lambda i: int(i["id"])):
             node = _node_of(item.get("actions"))
             if node and item["id"] not in begun and (item.get("task") or {}).get("url") == job["url"]:
-                queued.setdefault(node, []).append(Queued(queue_id=int(item["id"]), since_ms=int(item["inQueueSince"])))
+                queued.setdefault(node, []).append(_queued(item))
         return JobFacts(url=str(job["url"]), builds=builds, queued=queued)
 
     def _check(self, job: Mapping[str, Any]) -> None:
@@ -106,6 +106,15 @@ class CleanupJob:
         found = self._http.get(f"{self._path}{cleaning.number}/api/json?tree=description", op="cleanup")
         text = found.get("description")
         return None if text is None else str(text)
+
+
+def _queued(item: Mapping[str, Any]) -> Queued:
+    return Queued(
+        queue_id=int(item["id"]),
+        since_ms=int(item["inQueueSince"]),
+        buildable=bool(item.get("buildable")),
+        why=" ".join(str(item.get("why") or "").split()),
+    )
 
 
 def _cleaning(build: Mapping[str, Any]) -> Cleaning:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from provisioner.cleanup.facts import NodeFacts, Policy
 from provisioner.cleanup.hands import ChosenHands
 from provisioner.cleanup.job import CleanupJob
-from provisioner.cleanup.nodes import BARRED, Guard, list_nodes
-from provisioner.cleanup.state import Decision, decide, evidence, is_looked_after, misspelt
+from provisioner.cleanup.nodes import BARRED, Guard, is_quieting_down, list_nodes
+from provisioner.cleanup.state import Decision, decide, evidence, is_free, is_looked_after, misspelt, running
 from provisioner.controller.rest import Rest
 
 #: Builds of the cleanup job that are looked at: for each node, and at least.
@@ -58,6 +58,8 @@ class Watch:
         self._policy = policy
         self._monotonic = monotonic
         self._now_s = now_s
+        # all that is remembered between two looks, and lost at no harm; see `_confirmed`
+        self._since: dict[tuple[object, ...], float] = {}
 
     def look(self, *, guard: bool, known_runs: Mapping[str, str]) -> Look:
         """Read everything and decide.
@@ -67,6 +69,7 @@ class Watch:
             known_runs: builds that have begun on a node, by node, whether they still run or not.
         """
         began_s = self._monotonic()
+        quieting_down = is_quieting_down(self._http)
         seen, time_ms = list_nodes(self._http, disk=self._policy.disk_below is not None)
         ours = [n.name for n in seen if not n.built_in and self._policy.cleanable in n.labels]
         job = self._job.read(max(_BUILDS_LEAST, _BUILDS_EACH * len(ours)))
@@ -91,9 +94,35 @@ class Watch:
         idle = self._hands.idle_since_ms(ours, self._guard(nodes) if guard else None)
         nodes = [replace(node, idle_since_ms=idle.get(node.name), idle_told=self._hands.atomic) for node in nodes]
         now_ms = time_ms if time_ms is not None else round(self._now_s() * 1000)
-        all_decisions = (*decide(nodes, now_ms, self._policy), *misspelt(nodes, self._policy))
+        nodes = self._confirmed(nodes, now_ms, quieting_down=quieting_down)
+        decided = decide(nodes, now_ms, self._policy, quieting_down=quieting_down)
+        all_decisions = (*decided, *misspelt(nodes, self._policy))
         decisions = {decision.node: decision for decision in all_decisions}
         return Look(nodes=tuple(nodes), decisions=decisions, began_s=began_s)
+
+    def _confirmed(self, nodes: Iterable[NodeFacts], now_ms: int, *, quieting_down: bool) -> list[NodeFacts]:
+        """With how long it has been so that an item could begin, or that a cleaning should have ended."""
+        at_s, before, seen = self._monotonic(), self._since, {}
+
+        def since_s(*what: object) -> float:
+            key = (self._http.session, *what)  # anew after a restart of the controller
+            seen[key] = before.get(key, at_s)
+            return at_s - seen[key]
+
+        def confirmed(node: NodeFacts) -> NodeFacts:
+            queued, cleanings = node.queued, node.cleanings
+            if is_free(node) and not quieting_down:
+                queued = tuple(
+                    replace(item, free_s=since_s(node.name, item.queue_id, item.since_ms)) if item.buildable else item
+                    for item in queued
+                )
+            overdue = {c.url for c in running(node) if now_ms - c.started_ms > self._policy.dirty_timeout_s * 1000}
+            cleanings = tuple(replace(c, overdue_s=since_s(c.url)) if c.url in overdue else c for c in cleanings)
+            return replace(node, queued=queued, cleanings=cleanings)
+
+        made = [confirmed(node) for node in nodes]
+        self._since = seen
+        return made
 
     def _guard(self, nodes: Iterable[NodeFacts]) -> Guard:
         """The clean nodes; one whose cleaning no longer counts is barred whatever it does."""

@@ -124,6 +124,11 @@ def list_nodes(http: Rest, *, disk: bool) -> tuple[list[SeenNode], int | None]:
     return [_seen(computer) for computer in http.parsed(answer, "computer/")["computer"]], time_ms(answer)
 
 
+def is_quieting_down(http: Rest) -> bool:
+    """Whether the controller is about to shut down, and begins nothing until that is taken back."""
+    return bool(http.get("api/json?tree=quietingDown", op="cleanup").get("quietingDown"))
+
+
 def _seen(computer: Mapping[str, Any]) -> SeenNode:
     name = str(computer["displayName"])
     held = computer.get("temporarilyOffline")
@@ -218,18 +223,18 @@ class PlainHands:
         return rewrite_labels(self._http, name, made)
 
     def hold(self, name: str, reason: str) -> bool:
-        """Toggling is all that REST has, so the state is read first."""
+        """Set whatever was, after a look: two at once cannot bring it back, as they could by toggling."""
         if self._held(name) is not None:
             return False
-        self._toggle(name, reason)
+        self._change(name, "changeOfflineCause", reason)
         return self._held(name) == reason
 
     def release(self, name: str, reason: str) -> bool:
-        """Bring it back, if it is offline for just that reason."""
+        """Toggling is all that REST has; a second one, by another at the same moment, gives it its reason again."""
         if self._held(name) != reason:
             return False
-        self._toggle(name, "")
-        return True
+        self._change(name, "toggleOffline", reason)
+        return self._held(name) is None
 
     def describe(self, job: str, number: int, before: str | None, after: str) -> bool:  # noqa: ARG002
         """Whoever writes last is right; the scheduler sees to it that this does no harm."""
@@ -242,9 +247,9 @@ class PlainHands:
         found = self._http.get(f"computer/{quote(name, safe='')}/api/json?{tree}", op="cleanup")
         return str(found.get("offlineCauseReason") or "") if found["temporarilyOffline"] else None
 
-    def _toggle(self, name: str, reason: str) -> None:
-        message = f"?offlineMessage={quote(reason, safe='')}" if reason else ""
-        self._http.call("POST", f"computer/{quote(name, safe='')}/toggleOffline{message}", op="quarantine")
+    def _change(self, name: str, act: str, reason: str) -> None:
+        form = {"offlineMessage": reason}
+        self._http.call("POST", f"computer/{quote(name, safe='')}/{act}", op="quarantine", form=form)
 
 
 def _text(xml: bytes, name: str) -> str:

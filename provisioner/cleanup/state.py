@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from provisioner.cleanup.facts import LOAN_MARK, MARK, Cleaning, NodeFacts, Note, Policy, Word
+from provisioner.cleanup.facts import LOAN_MARK, MARK, Cleaning, NodeFacts, Note, Policy, Queued, Word
 from provisioner.model.errors import IllegalActError
 
 #: An executor may be free only a moment after its build has ended; what ended later than this was another build.
 #: A Pipeline gives it back before its end, other jobs when all is stored.
 SETTLE_MS, SETTLE_OTHERS_MS = 2_000, 10_000
 _MOST_RETRY_S = 3600.0
+#: A node must be seen free for so long before the waiting of its cleaning is held against it: no time that Jenkins
+#: tells is when it could begin; `buildableStartMilliseconds`, too, is the end of the quiet period, before any restart.
+CONFIRM_S = 60.0
 
 
 class NodeState(StrEnum):
@@ -75,16 +78,21 @@ class Decision:
             raise IllegalActError(f"{self.act} of node {self.node}, which is {self.state}")
 
 
-def decide(nodes: Iterable[NodeFacts], now_ms: int, policy: Policy) -> tuple[Decision, ...]:
+def decide(
+    nodes: Iterable[NodeFacts], now_ms: int, policy: Policy, *, quieting_down: bool = False
+) -> tuple[Decision, ...]:
     """A decision for each cleanable node, by name.
 
     Args:
         nodes: every node of the controller.
         now_ms: the controller's own time.
         policy: what the configuration says.
+        quieting_down: whether Jenkins is about to shut down, and begins nothing.
     """
     looked_after = [node for node in nodes if is_looked_after(node, policy)]
     decisions = {node.name: _decide(node, now_ms, policy) for node in looked_after}
+    if quieting_down:
+        decisions = {name: _postponed(decision) for name, decision in decisions.items()}
     live = sum(1 for node in looked_after if node.queued or running(node))
     wanting = [node for node in looked_after if decisions[node.name].act in {Act.START, Act.RETRY}]
     # whoever decides takes them in the same order, so that two schedulers want the same nodes first
@@ -105,6 +113,11 @@ def misspelt(nodes: Iterable[NodeFacts], policy: Policy) -> tuple[Decision, ...]
 def is_looked_after(node: NodeFacts, policy: Policy) -> bool:
     """Never the built-in node, never one that does not ask for it."""
     return not node.built_in and policy.cleanable in node.labels
+
+
+def is_free(node: NodeFacts) -> bool:
+    """Whether a cleaning may begin there now."""
+    return node.held is None and not _not_now(node) and not running(node)
 
 
 def running(node: NodeFacts) -> tuple[Cleaning, ...]:
@@ -140,6 +153,14 @@ def newest_ended(node: NodeFacts) -> Cleaning | None:
 def is_our_quarantine(held: str | None) -> bool:
     """Whether a node was taken offline by us."""
     return held is not None and held.startswith(MARK)
+
+
+def _postponed(decision: Decision) -> Decision:
+    """While Jenkins begins nothing: neither is anything asked for, nor is it a node's fault what does not begin."""
+    if decision.act in {Act.START, Act.RETRY, Act.QUARANTINE} or decision.queue_id is not None:
+        reason = f"waits, Jenkins is about to shut down; {decision.reason}"
+        return Decision(node=decision.node, state=decision.state, act=Act.WAIT, reason=reason)
+    return decision
 
 
 def _succeeded(node: NodeFacts, cleaning: Cleaning) -> bool:
@@ -279,20 +300,15 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
             node=node.name, state=state, act=Act.STOP, reason="it is cleaned twice", cleaning=live[0], note=note
         )
     if not live:
-        item = node.queued[0]
-        waited_s = (now_ms - item.since_ms) / 1000
-        if waited_s > policy.dirty_timeout_s:
-            reason = f"its cleaning has waited in the queue for {_span(waited_s)}"
-            act = Act.STOP
-            if not _not_now(node):
-                # nothing keeps the job from running there but itself: it would wait for ever
-                reason, act = f"{reason}, although the node is free", Act.QUARANTINE
-            return Decision(node=node.name, state=state, act=act, reason=reason, queue_id=item.queue_id)
-        return Decision(node=node.name, state=state, act=Act.WAIT, reason="its cleaning is queued", soon=True)
+        return _decide_queued(node, node.queued[0], now_ms, policy)
     (cleaning,) = live
     lasted_s = (now_ms - cleaning.started_ms) / 1000
     if lasted_s > policy.dirty_timeout_s:
         reason = f"its cleaning #{cleaning.number} has run for {_span(lasted_s)}"
+        if cleaning.overdue_s > max(CONFIRM_S, policy.dirty_timeout_s):
+            # as long as it is there no other can be tried
+            reason = f"{reason} and does not end when it is told to: {cleaning.url}"
+            return Decision(node=node.name, state=state, act=Act.QUARANTINE, reason=reason, cleaning=cleaning)
         return Decision(node=node.name, state=state, act=Act.STOP, reason=reason, cleaning=cleaning)
     if cleaning.on_node and node.runs and not cleaning.says(Word.SPENT):
         reason = f"{node.runs[0]} runs beside its cleaning"
@@ -300,6 +316,25 @@ def _decide_live(node: NodeFacts, now_ms: int, policy: Policy) -> Decision:
         return Decision(node=node.name, state=state, act=Act.SPEND, reason=reason, cleaning=cleaning, note=note)
     reason = f"its cleaning #{cleaning.number} is under way"
     return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason, soon=True)
+
+
+def _decide_queued(node: NodeFacts, item: Queued, now_ms: int, policy: Policy) -> Decision:
+    state = NodeState.CLEANING
+    waited_s = (now_ms - item.since_ms) / 1000
+    if waited_s <= policy.dirty_timeout_s:
+        return Decision(node=node.name, state=state, act=Act.WAIT, reason="its cleaning is queued", soon=True)
+    reason = f"its cleaning has waited in the queue for {_span(waited_s)}"
+    if not item.buildable:
+        # held up by the job (one build at a time, say) or by Jenkins; asked for anew it would only be the last of all
+        reason += f": {item.why}" if item.why else ""
+        return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason)
+    if _not_now(node):
+        return Decision(node=node.name, state=state, act=Act.STOP, reason=reason, queue_id=item.queue_id)
+    reason = f"{reason}, although the node is free"
+    if (item.free_s or 0.0) < CONFIRM_S:
+        return Decision(node=node.name, state=state, act=Act.WAIT, reason=reason, soon=True)
+    # nothing keeps the job from running there but itself: it would wait for ever
+    return Decision(node=node.name, state=state, act=Act.QUARANTINE, reason=reason, queue_id=item.queue_id)
 
 
 def _decide_cleaned(node: NodeFacts, believed: Cleaning) -> Decision:

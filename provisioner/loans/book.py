@@ -141,7 +141,8 @@ class LoanBook:
             guest_mark=guest.guest if guest is not None else None,
             lender_told=True,
             borrower_told=there is not None and not there.problem,
-            home=self._home(lender, node),
+            over_ssh=self._over_ssh(lender, node.name),
+            home=_home(node),
             guest=_guest(guest),
         )
 
@@ -161,13 +162,13 @@ class LoanBook:
             guest_mark=mark,
             lender_told=there is not None and not there.problem,
             borrower_told=True,
-            home=self._home(lender, home) if home is not None else None,
+            over_ssh=self._over_ssh(lender, mark.node),
+            home=_home(home) if home is not None else None,
             guest=_guest(guest),
         )
 
-    def _home(self, lender: str, node: PlaceNode) -> Home:
-        over_ssh = any((m.controller, m.node) == (lender, node.name) for m in self._settings.loans.machines)
-        return Home(connected=node.connected, builds=node.builds, over_ssh=over_ssh)
+    def _over_ssh(self, lender: str, node: str) -> bool:
+        return any((m.controller, m.node) == (lender, node) for m in self._settings.loans.machines)
 
     def decisions(self, look: Look) -> dict[str, Decision]:
         """What is to be done next for each loan."""
@@ -321,6 +322,10 @@ def _marked(facts: LoanFacts) -> LoanMark:
     if facts.mark is None:
         raise ControllerError(f"{facts.node} is no longer lent by {facts.lender}", code=409)
     return facts.mark
+
+
+def _home(node: PlaceNode) -> Home:
+    return Home(connected=node.connected, builds=node.builds)
 
 
 def _guest(node: PlaceNode | None) -> Guest | None:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import structlog
 
-from provisioner.cleanup.console import run_script
+from provisioner.cleanup.console import FIND_GUARD, run_script
 from provisioner.controller.rest import Rest
 from provisioner.loans.marks import MARK
 from provisioner.model.errors import ControllerError
@@ -26,17 +26,23 @@ log = structlog.get_logger(__name__)
 _SETTLE_S = 1.0
 _REFUSED = frozenset({401, 403, 404})
 
-_SET = """
+_SET = (
+    FIND_GUARD
+    + """
 def computer = jenkins.getComputer(ask.name)
 def node = jenkins.getNode(ask.name)
 if (computer == null || node == null) return [code: 'gone']
 def stored = node.temporaryOfflineCause
 def fits = ask.from == null ? stored == null && !computer.temporarilyOffline : stored?.toString()?.endsWith(ask.from)
 if (!fits) return [code: 'no']
+// the seat of a build that has not begun: it could not, once the node is offline
+def seat = ask.from != null || guard == null || !guard.hasProperty('seats') ? null : guard.seats[ask.name]
+if (seat != null && !seat.taken) return [code: 'reserved', agent: seat.agent]
 def cause = ask.to == null ? null : new hudson.slaves.OfflineCause.UserCause(hudson.model.User.current(), ask.to)
 computer.setTemporarilyOffline(cause != null, cause)
 return [code: 'done']
 """
+)
 
 
 class Causes(Protocol):
@@ -46,7 +52,7 @@ class Causes(Protocol):
         """Compare and set; None stands for a node in service. False: it is not as it was before.
 
         Raises:
-            ControllerError: 404 where there is no such node.
+            ControllerError: 404 where there is no such node, 409 where it is reserved for a build.
         """
         ...
 
@@ -59,10 +65,14 @@ class ScriptCauses:
 
     def set(self, node: str, before: str | None, after: str | None) -> bool:
         """Compare and set."""
-        code = run_script(self._http, _SET, {"name": node, "from": before, "to": after})["code"]
-        if code == "gone":
+        said = run_script(self._http, _SET, {"name": node, "from": before, "to": after})
+        if said["code"] == "gone":
             raise ControllerError(f"controller {self._http.name} has no node {node}", code=404)
-        return bool(code == "done")
+        if said["code"] == "reserved":
+            raise ControllerError(
+                f"{node} is reserved for the build of agent {said['agent']}; try again when that has begun", code=409
+            )
+        return bool(said["code"] == "done")
 
 
 class PlainCauses:
@@ -78,13 +88,14 @@ class PlainCauses:
         if not self._fits(node, before):
             return False
         if after is None:
-            # toggling is all that REST has for this
-            self._http.call("POST", f"{path}/toggleOffline", op="loan")
+            # toggling is all that REST has for this; where another of us was quicker it takes the node offline again,
+            # so it brings the cause along: as it was, the next look undoes it
+            self._http.call("POST", f"{path}/toggleOffline", op="loan", form={"offlineMessage": before or ""})
         else:
             # sets, whatever was: two at once cannot take each other's change back, as they could by toggling
             self._http.call("POST", f"{path}/changeOfflineCause", op="loan", form={"offlineMessage": after})
-            if before is None:
-                self._sleep(_SETTLE_S)
+        if before is None or after is None:
+            self._sleep(_SETTLE_S)
         return self._fits(node, after)
 
     def _fits(self, node: str, wanted: str | None) -> bool:

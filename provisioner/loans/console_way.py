@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import structlog
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from provisioner.controller.rest import Rest
 from provisioner.controller.script_console import MARK, packed, said
 from provisioner.loans.machine import Input, MachineError, Output
+from provisioner.model.errors import ProvisionerError
+
+log = structlog.get_logger(__name__)
 
 _RUN_S = 60.0  # it fetches agent.jar, and ends processes in its own time
 
 _HEAD = """
 def ask = new groovy.json.JsonSlurper().parseText(new String('%s'.decodeBase64(), 'UTF-8'))
-def key = 'jenkins-provisioner.loan.' + ask.name
+def key = 'jenkins-provisioner.loan.' + ask.name + '.' + ask.nonce
 def say = { println '%s' + groovy.json.JsonOutput.toJson(it) }
 """
 
@@ -35,11 +40,17 @@ System.getProperties().put(key, pair.private)
 say([key: pair.public.encoded.encodeBase64().toString()])
 """
 
+_FORGET = """
+System.getProperties().remove(key)
+say([forgotten: true])
+"""
+
 _RUN = """
 def input = new ByteArrayOutputStream()
+def secretKey = System.getProperties().remove(key)
 if (ask.secret) {
     def cipher = javax.crypto.Cipher.getInstance('RSA/ECB/OAEPWithSHA-256AndMGF1Padding')
-    cipher.init(javax.crypto.Cipher.DECRYPT_MODE, (java.security.PrivateKey) System.getProperties().remove(key))
+    cipher.init(javax.crypto.Cipher.DECRYPT_MODE, (java.security.PrivateKey) secretKey)
     try {
         input.write(cipher.doFinal(ask.secret.decodeBase64()))
         input.write(10)
@@ -80,14 +91,28 @@ class ConsoleWay:
 
     def run(self, script: str, given: Input | None) -> Output:
         """Run it as a child of the lender's agent."""
-        ask = {"name": self._name, "script": script, "jar": given.jar_url if given else "", "secret": ""}
-        if given is not None:
-            ask["secret"] = self._sealed(given.secret)
-        found = self._ask(_RUN, ask)
+        # another start of the same loan has another key
+        key = {"name": self._name, "nonce": secrets.token_hex(8)}
+        ask = {**key, "script": script, "jar": given.jar_url if given else "", "secret": ""}
+        try:
+            if given is not None:
+                ask["secret"] = self._sealed(given.secret, key)
+            found = self._ask(_RUN, ask)
+        except ProvisionerError:
+            if given is not None:
+                self._forget(key)
+            raise
         return Output(status=int(found["status"]), text=str(found["text"]))
 
-    def _sealed(self, secret: str) -> str:
-        found = self._ask(_KEY, {"name": self._name})
+    def _forget(self, key: Mapping[str, str]) -> None:
+        """Whether the step that takes the key out was run is not known; gone already is done."""
+        try:
+            self._ask(_FORGET, key)
+        except ProvisionerError as error:
+            log.info("loan.key_left", node=self._node, problem=error.message, next="it goes with the agent's process")
+
+    def _sealed(self, secret: str, key: Mapping[str, str]) -> str:
+        found = self._ask(_KEY, key)
         public = serialization.load_der_public_key(base64.b64decode(found["key"]))
         if not isinstance(public, rsa.RSAPublicKey):
             raise MachineError(f"the agent of {self._node} made a key that is no RSA key")

@@ -12,6 +12,7 @@ from provisioner.loans.marks import LoanMark, Word, new_name, words
 from provisioner.loans.places import PlaceNode
 from provisioner.loans.state import Act, LoanFacts, LoanState
 from provisioner.model.errors import ProvisionerError
+from provisioner.static.stored import MARK as RESERVED
 
 _POLL_S = 1.0
 #: An agent that was started needs this long to connect, or it is looked at again.
@@ -158,6 +159,8 @@ class Lending:
             raise LoanError(f"{node.name} is the agent of one build; only static nodes can be lent")
         if node.guest is not None:
             raise LoanError(f"{node.name} is itself lent by {node.guest.lender}; it cannot be lent on")
+        if any(label.startswith(RESERVED) for label in node.labels) and not node.builds:
+            raise LoanError(f"{node.name} is reserved for a build that is about to begin; try again when it has")
         if node.held:
             raise LoanError(f"{node.name} was taken offline by somebody ({node.cause or 'no reason given'})")
         if not node.connected:
@@ -174,8 +177,10 @@ class Lending:
         cleanup = self._settings.cleanup
         if cleanup is None or cleanup.controller != lender:
             return node.labels
+        # what it has while it is reserved is another's
+        labels = tuple(label for label in node.labels if not label.startswith(RESERVED))
         own = {cleanup.labels.cleanable, cleanup.labels.dirty, cleanup.labels.clean}
-        return tuple(label for label in node.labels if label not in own)
+        return tuple(label for label in labels if label not in own)
 
     def _root(self, lender: str, node: PlaceNode) -> str:
         folder = self._settings.loans.folder

@@ -54,7 +54,6 @@ class Home:
 
     connected: bool
     builds: tuple[str, ...] = ()
-    over_ssh: bool = False  # its machine is reached without its agent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +79,7 @@ class LoanFacts:
     guest_mark: GuestMark | None  # at the borrower
     lender_told: bool  # the lender's nodes are known
     borrower_told: bool  # the borrower's nodes are known
+    over_ssh: bool = False  # its machine is reached without the lender's node and its agent
     home: Home | None = None
     guest: Guest | None = None
 
@@ -158,7 +158,7 @@ def _serving(facts: LoanFacts, mark: LoanMark, guest: Guest) -> tuple[Act, str]:
         if mark.word is Word.LENDING:
             return Act.SETTLE, f"its agent is connected at {facts.to}"
         return Act.WAIT, f"serves {facts.to} until {told_time(mark.until_s)}"
-    if facts.home is None or not (facts.home.connected or facts.home.over_ssh):
+    if facts.home is None or not _reached(facts):
         return Act.WAIT, f"its machine is not connected at {facts.lender} either"
     return Act.START, f"its agent is not connected at {facts.to}"
 
@@ -196,14 +196,19 @@ def _forgotten(facts: LoanFacts, now_s: float, policy: LoanPolicy) -> tuple[Act,
         return Act.HOLD, f"{facts.lender} knows of no such loan"
     if guest.builds and now_s < mark.until_s + policy.grace_s:
         return Act.WAIT, f"{guest.builds[0]} still runs at {facts.to}"
-    if facts.home is None:
+    if facts.home is None and not facts.over_ssh:
         return Act.REMOVE, f"{facts.lender} has no node {facts.node} any more"
     return _stop(facts)
 
 
+def _reached(facts: LoanFacts) -> bool:
+    """Whether something can be done on its machine."""
+    return facts.over_ssh or (facts.home is not None and facts.home.connected)
+
+
 def _stop(facts: LoanFacts) -> tuple[Act, str]:
     """End its agent, once its machine can be reached."""
-    if facts.home is not None and (facts.home.connected or facts.home.over_ssh):
+    if _reached(facts):
         return Act.STOP, f"nothing of {facts.to} runs on it any more"
     if facts.mark is not None and facts.guest is not None:
         return Act.REMOVE, f"its machine is not connected at {facts.lender}; {facts.to} is not to wait for it"

@@ -47,6 +47,9 @@ class Placed:
     agent: str
     node: str
     request: RequestKey | None
+    since_s: float = 0.0  # monotonic, when it was reserved or remembered
+    lines: tuple[str, ...] = ()  # for the top of its build's console
+    lost: bool = False  # its item has not begun, and the controller, started anew perhaps, knows of no reservation
     began: bool = False  # its item has, as far as is known
     ended: bool = False
     reported: bool = False  # whether the cleaner knows of it
@@ -114,10 +117,10 @@ class StaticNodes:
                 began_s = self._monotonic()
                 self._nodes = await self._run(lambda seats: seats.look())
                 self._looked_s = began_s
-                self._learn()
+                self._learn(began_s)
         return self._nodes
 
-    def _learn(self) -> None:
+    def _learn(self, began_s: float) -> None:
         by_name = {node.name: node for node in self._nodes}
         for placed in self._placed.values():
             node = by_name.get(placed.node)
@@ -127,6 +130,8 @@ class StaticNodes:
             placed.began = placed.began or node.busy or (seat is not None and seat.taken)
             if placed.began and (seat is None or seat.finished) and not node.busy:
                 placed.ended = True
+            # one that was made during this look is not in it
+            placed.lost = seat is None and not placed.began and began_s > placed.since_s
 
     def room(self, provider: str) -> StaticRoom:
         """How many agents more the provider could serve, by the last look."""
@@ -163,7 +168,8 @@ class StaticNodes:
 
     def remember(self, agent: str, node: str, request: RequestKey | None) -> Placed:
         """An agent has been on this node before."""
-        return self._placed.setdefault(agent, Placed(agent=agent, node=node, request=request))
+        made = Placed(agent=agent, node=node, request=request, since_s=self._monotonic())
+        return self._placed.setdefault(agent, made)
 
     async def place(
         self, provider: str, agent: str, request: RequestKey, labels: Sequence[str], lines: Sequence[str]
@@ -185,20 +191,55 @@ class StaticNodes:
             fitting = [n for n in nodes if self._needs[provider] <= n.labels and not n.unfit and n.name not in whose]
             told = self.room(provider).reason
             for node in fitting:
-                seat = Seat(
-                    agent=agent,
-                    owner=self.owner,
-                    queue_id=request.queue_id,
-                    since_ms=request.since_ms,
-                    labels=tuple(label for label in labels if label not in node.labels),
-                )
-                why = await self._run(lambda seats, n=node, s=seat: seats.reserve(n.name, s, lines))  # type: ignore[misc]
+                why = await self._reserve(node, agent, request, labels, lines)
                 if not why:
-                    return self._seated(agent, node.name, request)
+                    placed = self._seated(agent, node.name, request)
+                    placed.lines = tuple(lines)
+                    return placed
                 told = f"{node.name} {why}"
         raise NoRoom(
             f"provider {provider} has no clean node left: {told}", reason=Reason.PROVIDER_UNREACHABLE, retryable=False
         )
+
+    async def _reserve(
+        self, node: StaticNode, agent: str, request: RequestKey, labels: Sequence[str], lines: Sequence[str]
+    ) -> str:
+        seat = Seat(
+            agent=agent,
+            owner=self.owner,
+            queue_id=request.queue_id,
+            since_ms=request.since_ms,
+            labels=tuple(label for label in labels if label not in node.labels),
+        )
+        return await self._run(lambda seats: seats.reserve(node.name, seat, lines))
+
+    async def seat_again(self, agent: str, labels: Sequence[str]) -> bool:
+        """Make a reservation anew that the controller has lost, if the node is still fit for it.
+
+        Returns:
+            Whether the agent has its node; if not, it has none from now on.
+
+        Raises:
+            ControllerError: it could not be told; call again.
+        """
+        async with self._choosing:
+            placed = self._placed.get(agent)
+            if placed is None:
+                return False
+            node = next((node for node in await self.look(max_age_s=0.0) if node.name == placed.node), None)
+            if placed.request is None or not placed.lost:
+                return True
+            why = "is gone"
+            if node is not None:
+                why = node.unfit or await self._reserve(node, agent, placed.request, labels, placed.lines)
+            self._looked_s = float("-inf")
+            if why:
+                log.info("static.seat_lost", agent=agent, node=placed.node, problem=f"it {why}", next="another agent")
+                self._placed.pop(agent, None)
+                return False
+            log.info("static.reserved_again", agent=agent, node=placed.node)
+            placed.lost, placed.since_s = False, self._monotonic()
+            return True
 
     def _seated(self, agent: str, node: str, request: RequestKey) -> Placed:
         log.info("static.reserved", agent=agent, node=node, request=str(request))
@@ -209,6 +250,7 @@ class StaticNodes:
     async def say(self, placed: Placed, lines: Sequence[str]) -> None:
         """Lines for the top of the build's console, where it has not begun."""
         if lines and not placed.began:
+            placed.lines += tuple(lines)
             await self._run(lambda seats: seats.say(placed.node, placed.agent, lines))
 
     async def begun(self, placed: Placed, url: str | None) -> None:
@@ -234,6 +276,14 @@ class StaticNodes:
         Raises:
             ControllerError: call again.
         """
+        placed = self._placed.get(agent)
+        if placed is not None and placed.began:
+            await self._give_back(agent)
+            return
+        async with self._choosing:  # or it could be made anew at the same moment
+            await self._give_back(agent)
+
+    async def _give_back(self, agent: str) -> None:
         placed = self._placed.get(agent)
         if placed is None:
             # a record that was lost, or written too late

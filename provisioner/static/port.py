@@ -106,6 +106,8 @@ class StaticPort:
             except ControllerError as error:
                 log.info("static.unknown", problem=error.message)
                 continue
+            lost = {name for name, view in views.items() if not view.known}
+            newly_lost = lost - {name for name, view in self._told.items() if not view.known}
             for name, view in views.items():
                 before = self._told.get(name)
                 if view.online and not (before and before.online):
@@ -115,6 +117,12 @@ class StaticPort:
                 if view.finished and not (before and before.finished):
                     yield BuildFinished(name=name, queue_id=view.queue_id)
             self._told = views
+            if newly_lost:
+                # whoever reads it has them adopted
+                try:
+                    yield await self._inner.snapshot()
+                except ControllerError as error:
+                    log.info("static.unknown", problem=error.message, next="the next snapshot shows it")
 
     async def snapshot(self) -> Snapshot:
         """The whole truth now."""
@@ -184,10 +192,12 @@ class StaticPort:
         return Registration(secret="")
 
     async def adopt(self, order: NodeOrder) -> bool:
-        """A static node is never unknown."""
-        if order.provider in self._providers:
+        """Have the controller know it again; a static node's reservation is lost with the controller's memory."""
+        if order.provider not in self._providers:
+            return await self._inner.adopt(order)
+        if order.request is None or order.started:
             return self._nodes.placed(order.name) is not None
-        return await self._inner.adopt(order)
+        return await self._nodes.seat_again(order.name, order.labels)
 
     async def dial(self, order: NodeOrder, dial: Dial) -> None:
         """Have the controller dial an agent; a static node is connected already."""
@@ -283,4 +293,5 @@ def _view(placed: Placed, node: StaticNode) -> NodeView:
         accepting=not placed.closed,
         started_once=placed.began,
         finished=placed.ended,
+        known=not placed.lost,
     )

@@ -19,7 +19,8 @@ from provisioner.cleanup.nodes import rewrite_labels
 from provisioner.controller.rest import Rest
 from provisioner.static.facts import Seat, StaticNode
 
-_MARK = "jenkins-provisioner.reserved="
+#: Begins the label of a node that is reserved.
+MARK = "jenkins-provisioner.reserved="
 _TREE = (
     "computer[_class,displayName,offline,temporarilyOffline,offlineCauseReason,idle,assignedLabels[name],"
     "executors[currentExecutable[url,queueId]]]"
@@ -81,7 +82,7 @@ class StoredSeats:
             seat = _seat_in(there)
             if seat is None or seat.agent != agent:
                 return None
-            marks = [label for label in there if label.startswith(_MARK)] if mark_too else []
+            marks = [label for label in there if label.startswith(MARK)] if mark_too else []
             return changed_labels(text, add=(), remove=[*gone(seat), *marks])
 
         rewrite_labels(self._http, node, change)
@@ -127,13 +128,13 @@ class StoredSeats:
 def _written(seat: Seat, labels: Sequence[str]) -> str:
     content = [seat.owner, seat.agent, seat.queue_id, seat.since_ms, list(labels)]
     packed = base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
-    return _MARK + packed.rstrip("=")
+    return MARK + packed.rstrip("=")
 
 
 def _seat_in(labels: Iterable[str]) -> Seat | None:
     for label in labels:
-        if label.startswith(_MARK):
-            packed = label.removeprefix(_MARK)
+        if label.startswith(MARK):
+            packed = label.removeprefix(MARK)
             try:
                 content = json.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
                 owner, agent, queue_id, since_ms, added = content

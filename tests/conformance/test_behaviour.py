@@ -100,6 +100,35 @@ def test_a_held_node_finishes_its_build_and_takes_no_other(controller: Asked, ag
     assert ended(controller, "job/held-2/1/") == "SUCCESS"
 
 
+def test_an_item_that_was_blocked_counts_as_buildable_from_the_end_of_its_quiet_period(
+    controller: Asked, agents: Agents, tmp_path: Path
+) -> None:
+    create_node(controller, "single", "single", tmp_path)
+    agents.start("single")
+    online(controller, "single")
+    freestyle(controller, "single", "echo begun; sleep 60", "single", concurrent=False)
+    build(controller, "single")
+    says(controller, "job/single/1/", "\nbegun")
+    path = f"queue/item/{build(controller, 'single')}/api/json"
+    path += "?tree=_class,blocked,buildable,buildableStartMilliseconds"
+    eventually(lambda: get(controller, path)["blocked"], "the second is blocked")
+    blocked = get(controller, path)
+    assert (blocked["_class"], blocked["buildable"]) == ("hudson.model.Queue$BlockedItem", False)
+    ask(controller, "POST", "computer/single/toggleOffline?offlineMessage=mine")
+    time.sleep(0.5)
+    ask(controller, "POST", "job/single/1/stop")
+    eventually(lambda: get(controller, path)["buildable"], "the second waits for its node")
+    buildable = get(controller, path)
+    assert (buildable["_class"], buildable["blocked"]) == ("hudson.model.Queue$BuildableItem", False)
+    assert buildable["buildableStartMilliseconds"] == blocked["buildableStartMilliseconds"]
+    ask(controller, "POST", "quietDown")
+    try:
+        assert get(controller, path)["buildable"] is True
+        assert get(controller, "api/json?tree=quietingDown")["quietingDown"] is True
+    finally:
+        ask(controller, "POST", "cancelQuietDown")
+
+
 def test_deleting_a_node_fails_the_freestyle_build_on_it(controller: Asked, agents: Agents, tmp_path: Path) -> None:
     create_node(controller, "gone", "gone", tmp_path)
     agents.start("gone", "-noReconnect")

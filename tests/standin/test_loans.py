@@ -231,6 +231,16 @@ def test_an_agent_that_died_is_started_again_and_a_person_s_changes_end_the_loan
     assert estate.home()["temporarilyOffline"] is False
 
 
+@pytest.mark.slow
+def test_a_machine_over_ssh_is_left_clean_although_its_node_was_deleted_at_the_lender(estate: Estate) -> None:
+    name = estate.lend()
+    assert ask(estate.lender, "POST", f"computer/{NODE}/doDelete").status == 302
+    assert [row["state"] for row in estate.loans()] == ["forgotten"]
+    ended = estate.run("--once")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    estate.nothing_left(name)
+
+
 def _marked(folder: Path, name: str) -> bool:
     try:
         return f"JENKINS_PROVISIONER_LOAN={name}".encode() in (folder / "environ").read_bytes()
@@ -256,6 +266,14 @@ def test_what_cannot_be_lent_is_refused_with_the_reason_and_nothing_is_changed(e
     ended = estate.run(NODE, "--to", "other")
     assert "static-1 was taken offline by somebody (mine)" in ended.stderr
     ask(estate.lender, "POST", f"computer/{NODE}/toggleOffline")
+    reserved = "linux cleanable clean jenkins-provisioner.reserved=W10"
+    path = f"computer/{NODE}/config.xml"
+    before = ask(estate.lender, "GET", path).text
+    after = before.replace("linux cleanable", reserved)
+    assert ask(estate.lender, "POST", path, body=after, headers={"Content-Type": "text/xml"}).status == 200
+    ended = estate.run(NODE, "--to", "other")
+    assert "static-1 is reserved for a build that is about to begin; try again when it has" in ended.stderr
+    assert ask(estate.lender, "POST", path, body=before, headers={"Content-Type": "text/xml"}).status == 200
     (machine,) = estate.settings["loans"]["machines"]
     for key, value, why in (
         ("java", "/nowhere/java", "static-1 cannot be lent: on its machine: there is no Java executable /nowhere/java"),

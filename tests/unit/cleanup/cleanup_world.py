@@ -56,6 +56,10 @@ class World:
     before: Callable[[str], None] = lambda _what: None
     asked: list[str] = field(default_factory=list)
     ids: int = 0
+    session: str = "1"  # another after a restart
+    quieting_down: bool = False
+    concurrent: bool = True  # whether the job's builds may run side by side
+    unable: bool = False  # the job never comes to the node that it is for
     guard: dict[str, int] = field(default_factory=dict)  # as `console.py` puts it into the controller
 
     def add(self, name: str, labels: str) -> WorldNode:
@@ -92,6 +96,8 @@ class World:
         """Jenkins' own queue: what has waited long enough begins, where its node is free."""
         for item in list(self.queue):
             node = self.nodes[item["node"]]
+            if self.why(item) or self.unable:
+                continue
             if item["due_ms"] <= self.now_ms and node.running is None and node.held is None:
                 self.queue.remove(item)
                 number = len(self.builds) + 1
@@ -110,6 +116,14 @@ class World:
                     }
                 )
                 node.running = url
+
+    def why(self, item: Mapping[str, Any]) -> str:
+        """What holds an item up before it is a matter of nodes."""
+        if item["due_ms"] > self.now_ms:
+            return "In the quiet period"
+        if not self.concurrent and any(build["building"] for build in self.builds):
+            return "A build is already in progress"
+        return "Jenkins is about to shut down" if self.quieting_down else ""
 
     def takes_clean_work(self, name: str) -> bool:
         """Whether Jenkins would give it a build that asks for `clean`."""
@@ -144,6 +158,10 @@ class WorldRest:
     name: str = "main"
     timeout_s: float = 30.0
 
+    @property
+    def session(self) -> str:
+        return self.world.session
+
     def get(self, path: str, *, op: str, timeout_s: float | None = None) -> Any:
         return self.parsed(self.call("GET", path, op=op), path)
 
@@ -177,6 +195,8 @@ class WorldRest:
         match (method, words):
             case "GET", ["computer", "api", "json"]:
                 return self._json({"computer": [self._computer(name) for name in self.world.nodes]})
+            case "GET", ["api", "json"]:
+                return self._json({"quietingDown": self.world.quieting_down})
             case "GET", ["queue", "api", "json"]:
                 return self._json({"items": [self._item(item) for item in self.world.queue]})
             case "GET", ["job", _, "api", "json"]:
@@ -200,9 +220,11 @@ class WorldRest:
                 self.world.saved(name)
             case "GET", ["computer", name, "api", "json"]:
                 return self._json(self._computer(name))
+            case "POST", ["computer", name, "changeOfflineCause"]:
+                self.world.nodes[name].held = (form or {})["offlineMessage"]
             case "POST", ["computer", name, "toggleOffline"]:
                 node = self.world.nodes[name]
-                node.held = query.get("offlineMessage", "") if node.held is None else None
+                node.held = (form or {}).get("offlineMessage", "") if node.held is None else None
             case _:
                 raise AssertionError(f"{method} {path}")
         return Answer(status=200, headers={}, content=b"")
@@ -236,7 +258,15 @@ class WorldRest:
 
     def _item(self, item: Mapping[str, Any]) -> dict[str, Any]:
         task = {"url": JOB_URL}
-        return {"id": item["id"], "inQueueSince": item["since_ms"], "task": task, "actions": self._named(item["node"])}
+        why = self.world.why(item)
+        return {
+            "id": item["id"],
+            "inQueueSince": item["since_ms"],
+            "buildable": not why or "shut down" in why,  # as a real one says it of a buildable item
+            "why": why,
+            "task": task,
+            "actions": self._named(item["node"]),
+        }
 
     def _job(self) -> dict[str, Any]:
         builds = [{**build, "actions": self._named(build["node"])} for build in reversed(self.world.builds)]

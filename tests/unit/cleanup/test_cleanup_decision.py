@@ -41,6 +41,15 @@ def node(labels: str = "cleanable dirty", *cleanings: Cleaning, **changes: objec
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def overdue(for_s: float) -> Cleaning:
+    return cleaning(1, None, started_ms=NOW - 7_201_000, overdue_s=for_s)
+
+
+def waiting(**changes: object) -> Queued:
+    made = Queued(queue_id=1, since_ms=NOW - 3_601_000, buildable=True)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
 def one(facts: NodeFacts, policy: Policy = POLICY) -> Decision:
     (decision,) = decide([facts], NOW, policy)
     return decision
@@ -61,12 +70,18 @@ good = cleaning(1, note=Word.CLEAN)
         (node(queued=(Queued(queue_id=1, since_ms=NOW),)), Act.WAIT, "queued"),
         (node("cleanable dirty", cleaning(1, None)), Act.WAIT, "under way"),
         (node("cleanable dirty", cleaning(1, None, started_ms=NOW - 3_601_000)), Act.STOP, "has run for 60 min"),
+        (node("cleanable dirty", overdue(3599)), Act.STOP, "has run for 2 h"),
+        (node("cleanable dirty", overdue(3601)), Act.QUARANTINE, "does not end when it is told to: job/c/1/"),
+        (node(queued=(waiting(),), runs=("job/x/1/",)), Act.STOP, "waited in the queue"),
+        (node(queued=(waiting(),), connected=False), Act.STOP, "waited in the queue"),
+        (node(queued=(waiting(free_s=60),)), Act.QUARANTINE, "although the node is free"),
+        (node(queued=(waiting(free_s=59),)), Act.WAIT, "although the node is free"),
+        (node(queued=(waiting(free_s=60, since_ms=NOW - 3_500_000),)), Act.WAIT, "queued"),
         (
-            node(queued=(Queued(queue_id=1, since_ms=NOW - 3_601_000),), runs=("job/x/1/",)),
-            Act.STOP,
-            "waited in the queue",
+            node(queued=(waiting(buildable=False, why="Build #1 is already in progress"),)),
+            Act.WAIT,
+            "has waited in the queue for 60 min: Build #1 is already in progress",
         ),
-        (node(queued=(Queued(queue_id=1, since_ms=NOW - 3_601_000),)), Act.QUARANTINE, "although the node is free"),
         (node("cleanable dirty", cleaning(1)), Act.MARK_CLEAN, "#1 succeeded"),
         (node("cleanable dirty", cleaning(1), connected=False), Act.WAIT, "not connected"),
         (node("cleanable dirty", cleaning(1, note=Word.SPENT)), Act.START, "dirty and idle"),
@@ -162,6 +177,15 @@ results = st.sampled_from([None, "SUCCESS", "FAILURE", "ABORTED", "UNSTABLE"])
 notes = st.none() | st.sampled_from(Word)
 
 
+items = st.builds(
+    Queued,
+    queue_id=st.integers(1),
+    since_ms=st.integers(0, NOW),
+    buildable=st.booleans(),
+    free_s=st.none() | st.floats(0, 7200),
+)
+
+
 @st.composite
 def any_nodes(draw: st.DrawFn) -> list[NodeFacts]:
     made = []
@@ -187,7 +211,7 @@ def any_nodes(draw: st.DrawFn) -> list[NodeFacts]:
                 idle_since_ms=draw(st.none() | st.integers(1, NOW)),
                 disk=draw(st.none() | st.builds(Disk, free_bytes=st.integers(0, 200), at_ms=st.integers(0, NOW))),
                 cleanings=tuple(history),
-                queued=tuple(draw(st.lists(st.builds(Queued, queue_id=st.integers(1), since_ms=st.integers(0, NOW))))),
+                queued=tuple(draw(st.lists(items))),
             )
         )
     return made
@@ -264,7 +288,8 @@ def test_too_many_failures_end_in_quarantine(nodes: list[NodeFacts], policy: Pol
     for decision in decide(nodes, NOW, policy):
         facts = by_name(nodes)[decision.node]
         if decision.act is Act.QUARANTINE:
-            assert failures(facts) > policy.retries
+            unable = any(item.buildable and item.free_s for item in facts.queued)
+            assert unable or failures(facts) > policy.retries
         if decision.act is Act.RETRY:
             assert 0 < failures(facts) <= policy.retries
 
@@ -276,3 +301,38 @@ def test_a_misspelt_name_to_skip_is_told() -> None:
 
 def test_a_clean_node_that_a_person_took_offline_says_so() -> None:
     assert one(node("cleanable clean", good, held="mine", idle_since_ms=5)).reason.endswith("taken offline (mine)")
+
+
+def test_however_short_the_time_for_a_cleaning_is_jenkins_has_a_minute_to_begin_and_to_end_it() -> None:
+    policy = replace(POLICY, dirty_timeout_s=1)
+    item = waiting(since_ms=NOW - 60_000)
+    assert one(node(queued=(replace(item, free_s=59),)), policy).act is Act.WAIT
+    assert one(node(queued=(replace(item, free_s=60),)), policy).act is Act.QUARANTINE
+    assert one(node("cleanable dirty", overdue(60)), policy).act is Act.STOP
+    assert one(node("cleanable dirty", overdue(61)), policy).act is Act.QUARANTINE
+
+
+def test_a_cleaning_that_waits_for_its_neighbours_is_not_the_nodes_fault() -> None:
+    # the job forbids concurrent builds
+    hung = node("cleanable dirty", cleaning(1, None, started_ms=NOW - 3_601_000, on_node=True))
+    blocked = node(name="m", queued=(waiting(buildable=False, free_s=None),))
+    acts = {decision.node: decision.act for decision in decide([hung, blocked], NOW, POLICY)}
+    assert acts == {"n": Act.STOP, "m": Act.WAIT}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        node(),
+        node("cleanable dirty", cleaning(1, "FAILURE")),
+        node("cleanable dirty", *(cleaning(n, "FAILURE") for n in (1, 2, 3))),
+        node(queued=(waiting(free_s=3600),)),
+        node(queued=(waiting(),), connected=False),
+        node("cleanable dirty", overdue(3601)),
+    ],
+)
+def test_nothing_is_begun_nor_quarantined_while_jenkins_shuts_down(facts: NodeFacts) -> None:
+    (decision,) = decide([facts], NOW, POLICY, quieting_down=True)
+    assert decision.act is Act.WAIT
+    assert "Jenkins is about to shut down" in decision.reason
+    assert not decision.soon

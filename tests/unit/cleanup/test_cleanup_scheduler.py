@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from provisioner.cleanup.scheduler import FOLLOW_S
+from provisioner.cleanup.scheduler import FOLLOW_S, Scheduler
 from provisioner.cleanup.state import Act, NodeState
 from provisioner.model.errors import ControllerError
 from tests.unit.cleanup.cleanup_world import JOB_URL, KilledError, World, refused
@@ -70,7 +70,7 @@ def deaf(world: World, requests: range) -> None:
 
 @both_ways
 def test_once_outlives_a_controller_that_does_not_answer_for_a_moment(script: bool) -> None:
-    for first in range(4, 20):  # the first look is through by then
+    for first in range(5, 21):  # the first look is through by then
         world = World()
         world.add("a", "cleanable")
         deaf(world, range(first, first + 2))
@@ -81,7 +81,7 @@ def test_once_outlives_a_controller_that_does_not_answer_for_a_moment(script: bo
 def test_once_does_not_wait_for_a_controller_that_never_answers() -> None:
     world = World()
     world.add("a", "cleanable")
-    for requests, passes in ((range(99), 1), (range(9, 99), 3)):
+    for requests, passes in ((range(99), 1), (range(10, 99), 3)):
         deaf(world, requests)
         before_ms = world.now_ms
         with pytest.raises(ControllerError, match="no answer"):
@@ -109,7 +109,7 @@ def test_a_plan_changes_nothing() -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("place", range(14))
+@pytest.mark.parametrize("place", range(16))
 def test_a_person_saves_the_form_between_any_two_requests_and_keeps_the_edit(script: bool, place: int) -> None:
     world = World()
     world.add("a", "x cleanable y")
@@ -133,7 +133,7 @@ def test_a_person_saves_the_form_between_any_two_requests_and_keeps_the_edit(scr
 
 
 @both_ways
-@pytest.mark.parametrize("place", range(12))
+@pytest.mark.parametrize("place", range(14))
 def test_two_schedulers_ask_for_one_cleaning_wherever_they_meet(script: bool, place: int) -> None:
     world = World()
     world.add("a", "cleanable dirty")
@@ -154,7 +154,7 @@ def test_two_schedulers_ask_for_one_cleaning_wherever_they_meet(script: bool, pl
 
 
 @both_ways
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_a_cleaning_that_begins_during_a_look_is_one(script: bool, place: int) -> None:
     world = World()
     world.add("a", "cleanable dirty")
@@ -181,7 +181,7 @@ def test_a_scheduler_that_was_held_up_does_not_ask_any_more() -> None:
 
 @both_ways
 @pytest.mark.parametrize("pause_s", [0.1, 1])
-@pytest.mark.parametrize("place", range(16))
+@pytest.mark.parametrize("place", range(18))
 def test_a_success_is_not_believed_twice_wherever_a_scheduler_was_held_up(
     script: bool, pause_s: float, place: int
 ) -> None:
@@ -294,6 +294,60 @@ def test_failures_end_in_a_quarantine_that_recover_ends(script: bool) -> None:
     assert "clean" in node.labels
 
 
+@pytest.mark.parametrize("place", range(10))
+def test_two_who_recover_a_node_at_once_leave_it_back_or_in_quarantine(place: int) -> None:
+    """By plain REST a second toggle takes it offline again: with its reason then, never without one."""
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    node.held = "[provisioner] quarantine: x"
+
+    def other() -> None:
+        with contextlib.suppress(ControllerError):
+            world.scheduler().recover("a")
+
+    at_request(world, place, other)
+    with contextlib.suppress(ControllerError):
+        world.scheduler().recover("a")
+    assert node.held in {None, "[provisioner] quarantine: x"}
+
+
+def test_a_recovery_that_another_has_undone_is_not_told_as_done() -> None:
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    node.held = "[provisioner] quarantine: x"
+
+    def again(what: str) -> None:
+        if what.endswith("toggleOffline"):
+            world.before = lambda _what: None
+            node.held = None  # another was quicker, and this one undoes it
+
+    world.before = again
+    with pytest.raises(ControllerError, match="changed by somebody else"):
+        world.scheduler().recover("a")
+    assert node.held == "[provisioner] quarantine: x"
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_two_who_quarantine_a_node_at_once_never_bring_it_back(place: int) -> None:
+    world = World()
+    node = world.add("a", "cleanable dirty")
+    for _ in range(20):
+        scheduler = world.scheduler(retries=0)
+        scheduler.one_pass()
+        world.sleep(3)
+        if node.running:
+            world.end_build("a", "FAILURE")
+            break
+
+    def other() -> None:
+        world.scheduler(retries=0).one_pass()
+
+    at_request(world, place, other)
+    world.scheduler(retries=0).one_pass()
+    assert node.held is not None
+    assert node.held.startswith("[provisioner] quarantine: its cleaning #1 ended as FAILURE")
+
+
 def test_only_our_own_quarantine_is_ended() -> None:
     world = World()
     node = world.add("a", "cleanable dirty")
@@ -303,6 +357,104 @@ def test_only_our_own_quarantine_is_ended() -> None:
     with pytest.raises(ControllerError, match="b is no node with the label cleanable"):
         world.scheduler().recover("b")
     assert node.held == "new disk"
+
+
+def hour(world: World) -> None:
+    world.now_ms += 3_700_000
+
+
+def queued(world: World, *names: str) -> Scheduler:
+    """Cleanings that are asked for and have not begun."""
+    for name in names:
+        world.add(name, "cleanable dirty")
+    scheduler = world.scheduler()
+    scheduler.one_pass()
+    assert len(world.queue) == len(names)
+    return scheduler
+
+
+def test_while_jenkins_shuts_down_nothing_is_asked_for_and_no_node_is_taken_offline() -> None:
+    world = World()
+    scheduler = queued(world, "a")
+    world.add("b", "cleanable dirty")
+    world.quieting_down = True
+    for _ in range(3):
+        hour(world)
+        rows = scheduler.one_pass()
+        assert [row.act for row in rows] == [Act.WAIT, Act.WAIT]
+    world.quieting_down = False
+    # looked at before Jenkins has looked at its queue again
+    scheduler.one_pass()
+    assert world.nodes["a"].held is None
+    world.sleep(1)
+    assert world.nodes["a"].running
+
+
+def test_the_first_looks_after_a_controller_was_away_for_an_hour_take_no_node_offline() -> None:
+    world = World()
+    scheduler = queued(world, "a")
+    world.sleep(6)
+    assert world.nodes["a"].running
+    world.end_build("a", "FAILURE")
+    scheduler.one_pass()
+    world.now_ms += 6_000
+    scheduler.one_pass()  # free, and seen so
+    hour(world)
+    world.session = "2"
+    for each in (scheduler, world.scheduler()):
+        each.one_pass()
+        assert world.nodes["a"].held is None
+    world.sleep(1)
+    assert world.nodes["a"].running
+
+
+def test_where_one_cleaning_hangs_in_a_job_that_forbids_two_its_neighbour_stays_in_service() -> None:
+    world = World(concurrent=False)
+    scheduler = queued(world, "a", "b")
+    world.sleep(6)
+    hung = next(name for name, node in world.nodes.items() if node.running)
+    other = "b" if hung == "a" else "a"
+    hour(world)
+    scheduler.one_pass()
+    assert world.nodes[hung].running is None  # ended
+    assert world.nodes[other].held is None
+    scheduler.one_pass()
+    assert world.nodes[other].held is None
+    world.sleep(1)
+    assert world.nodes[other].running
+
+
+def test_a_cleaning_that_never_comes_to_its_free_node_ends_in_quarantine() -> None:
+    world = World(unable=True)
+    scheduler = queued(world, "a")
+    hour(world)
+    scheduler.one_pass()
+    assert world.nodes["a"].held is None
+    world.sleep(61)
+    scheduler.one_pass()
+    held = world.nodes["a"].held
+    assert held is not None
+    assert held.startswith("[provisioner] quarantine: its cleaning has waited in the queue for 62 min, although")
+    assert not world.queue
+
+
+def test_a_cleaning_that_does_not_end_when_it_is_told_to_ends_in_quarantine() -> None:
+    world = World()
+    scheduler = queued(world, "a")
+    world.sleep(6)
+    build = world.builds[0]
+    # told to end, it is as it was
+    world.before = lambda what: build.update(building=not what.endswith("/stop"))
+    hour(world)
+    assert [row.act for row in scheduler.one_pass()] == [Act.STOP]
+    assert world.nodes["a"].held is None
+    hour(world)
+    # whoever was not there before tells it first
+    assert [row.act for row in world.scheduler().one_pass()] == [Act.STOP]
+    assert [row.act for row in scheduler.one_pass()] == [Act.QUARANTINE]
+    held = world.nodes["a"].held
+    assert held is not None
+    assert "its cleaning #1 has run for 2 h and does not end when it is told to" in held
 
 
 def test_once_follows_its_cleanings_to_the_end() -> None:
@@ -328,7 +480,7 @@ def test_once_follows_its_cleanings_to_the_end() -> None:
     assert len(world.builds) == 3
 
 
-@pytest.mark.parametrize("place", range(16))
+@pytest.mark.parametrize("place", range(18))
 def test_a_used_node_stays_barred_wherever_a_scheduler_is_killed(place: int) -> None:
     """Also between the note that its cleaning is used up and the change of its labels."""
     world = made_clean(script=True)
@@ -353,7 +505,7 @@ def test_a_used_node_stays_barred_wherever_a_scheduler_is_killed(place: int) -> 
     world.scheduler(script=True).one_pass()
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_an_older_look_takes_no_guard_from_a_node_that_another_has_made_clean(place: int) -> None:
     world = World()
     world.add("a", "cleanable dirty")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from provisioner.controller.script_console import MARK
 from provisioner.loans.console_way import ConsoleWay
 from provisioner.loans.machine import Input, Machine, MachineError, Output
 from provisioner.loans.marks import new_name
+from provisioner.model.errors import ControllerError
 from tests.standin_process import eventually
 
 SECRET = "0123456789abcdef" * 4
@@ -140,7 +141,8 @@ class Console:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.keys: dict[str, rsa.RSAPrivateKey] = {}  # in the agent's memory
+        self.before_run: Callable[[], None] = lambda: None
         self.secret = ""
         self.timeout_s = 10.0
 
@@ -152,15 +154,24 @@ class Console:
         assert found
         ask = json.loads(base64.b64decode(found[1]))
         self.sent.append(json.dumps(ask))
+        key = f"{ask['name']}.{ask.get('nonce')}"
         if "generateKeyPair" in groovy:
-            public = self.key.public_key().public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            self.keys[key] = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            public = (
+                self.keys[key]
+                .public_key()
+                .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
             )
             said: dict[str, object] = {"key": base64.b64encode(public).decode()}
+        elif "script" not in ask:
+            self.keys.pop(key, None)
+            said = {"forgotten": True}
         else:
+            then, self.before_run = self.before_run, lambda: None
+            then()
             if ask["secret"]:
                 oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA1()), algorithm=hashes.SHA256(), label=None)
-                self.secret = self.key.decrypt(base64.b64decode(ask["secret"]), oaep).decode()
+                self.secret = self.keys.pop(key).decrypt(base64.b64decode(ask["secret"]), oaep).decode()
             said = {"status": 0, "text": "started\n"}
         text = f"{MARK}{json.dumps(said)}\n"
         return Answer(status=200, headers={}, content=text.encode())
@@ -175,3 +186,27 @@ def test_a_script_that_is_kept_for_audit_does_not_hold_the_secret() -> None:
     for sent in console.sent:
         assert SECRET not in sent
         assert base64.b64encode(SECRET.encode()).decode()[:40] not in sent
+
+
+def test_two_starts_at_once_have_each_a_key_of_their_own() -> None:
+    console = Console()
+    rest: Rest = console  # type: ignore[assignment]
+    machines = [Machine(ConsoleWay(rest, node="n 1", name=NAME), root="/r", name=NAME) for _ in range(2)]
+    said: list[str] = []
+    console.before_run = lambda: said.append(start(machines[1]))
+    said.append(start(machines[0]))
+    assert said == ["started", "started"]
+    assert console.keys == {}
+
+
+def test_no_key_stays_in_the_agent_where_a_start_breaks_off() -> None:
+    console = Console()
+    rest: Rest = console  # type: ignore[assignment]
+
+    def cut() -> None:
+        raise ControllerError("no answer within 60 s", retryable=True)
+
+    console.before_run = cut
+    with pytest.raises(ControllerError, match="no answer"):
+        start(Machine(ConsoleWay(rest, node="n 1", name=NAME), root="/r", name=NAME))
+    assert console.keys == {}

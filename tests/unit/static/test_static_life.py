@@ -278,6 +278,90 @@ async def test_a_killed_sidecar_takes_its_reservation_up_again(make: Callable[..
     assert seats.calls[-1] == "free c1"
 
 
+def forgotten(static: StaticHouse, node: str, *, unfit: str = "") -> None:
+    """The controller was started anew: what it kept in memory is gone."""
+    static.seats.nodes[node] = replace(static.seats.nodes[node], seat=None, unfit=unfit)
+    static.fake.restart()
+
+
+async def test_a_reservation_that_the_controller_lost_is_made_anew(make: Callable[..., StaticHouse]) -> None:
+    seats = FakeSeats()
+    seats.add("c1", "linux")
+    static = make(seats)
+    item = static.fake.queue()
+    agent = await static.reserved("c1")
+    await static.house.until(lambda: static.house.desk.agents[agent].agent.state.value == "idle")
+    first = seats.nodes["c1"].seat
+    forgotten(static, "c1")
+    assert await static.reserved("c1") == agent
+    assert seats.nodes["c1"].seat == first
+    assert any("on provider lab serves this build" in line for line in seats.lines["c1"])
+    seats.begin("c1")
+    static.fake.take_elsewhere(item, "c1")
+    await static.house.until(lambda: static.house.desk.agents[agent].agent.state.value == "running")
+
+
+async def test_a_lost_reservation_of_a_node_that_is_not_fit_any_more_ends_its_agent_and_another_serves(
+    make: Callable[..., StaticHouse],
+) -> None:
+    seats = FakeSeats()
+    seats.add("c1")
+    static = make(seats)
+    static.fake.queue()
+    agent = await static.reserved("c1")
+    await static.house.until(lambda: static.house.desk.agents[agent].agent.state.value == "idle")
+    forgotten(static, "c1", unfit="is not connected")
+    await static.house.until(lambda: static.nodes.placed(agent) is None, "it has no node any more")
+    for _ in range(2):
+        static.fake.show()
+    await static.house.until(lambda: static.fake.registered, "another is made for it")
+    await static.house.until(lambda: agent not in static.house.desk.agents, "it is gone")
+    assert seats.calls == ["reserve c1"]
+
+
+async def test_a_look_from_before_a_reservation_takes_it_for_no_loss() -> None:
+    now_s = 0.0
+    seats = FakeSeats()
+    seats.add("c1")
+    nodes = static_nodes(seats)
+    nodes._monotonic = lambda: now_s
+    key = RequestKey(controller="main", queue_id=1, since_ms=1, task="job/a/")
+    reserved: list[str] = []
+    look = seats.look
+
+    def slow() -> tuple[StaticNode, ...]:
+        nonlocal now_s
+        seen = look()
+        now_s += 1.0
+        nodes.remember("maven-1", "c1", key)
+        reserved.append("c1")
+        return seen
+
+    seats.look = slow  # type: ignore[method-assign]
+    await nodes.look(0.0)
+    (placed,) = nodes.all_placed()
+    assert reserved
+    assert not placed.lost
+    now_s += 1.0
+    seats.look = look  # type: ignore[method-assign]
+    await nodes.look(0.0)
+    assert placed.lost
+    nodes.close()
+
+
+async def test_a_reservation_that_is_given_back_is_not_made_anew() -> None:
+    seats = FakeSeats()
+    seats.add("c1")
+    nodes = static_nodes(seats)
+    key = RequestKey(controller="main", queue_id=1, since_ms=1, task="job/a/")
+    await nodes.place("lab", "maven-1", key, (), ())
+    seats.nodes["c1"] = replace(seats.nodes["c1"], seat=None, unfit="")
+    await asyncio.gather(nodes.give_back("maven-1"), nodes.seat_again("maven-1", ()))
+    assert seats.nodes["c1"].seat is None
+    assert nodes.placed("maven-1") is None
+    nodes.close()
+
+
 async def test_a_reservation_that_no_record_knows_is_swept(
     make: Callable[..., StaticHouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
