@@ -42,7 +42,9 @@ def _descriptors(findings: Findings, settings: Settings) -> None:
 
 def _state(findings: Findings, settings: Settings) -> None:
     folder = _existing(settings.state_file.parent)
-    if settings.state_file.exists() and not os.access(settings.state_file, os.R_OK | os.W_OK):
+    if settings.state_file.exists() and not settings.state_file.is_file():
+        findings.fail("state", f"{settings.state_file} is no file", "name a file in `state`, in a folder of its own")
+    elif settings.state_file.exists() and not os.access(settings.state_file, os.R_OK | os.W_OK):
         findings.fail("state", f"{settings.state_file} cannot be written by this user", "give it to the sidecar's user")
     elif not os.access(folder, os.W_OK | os.X_OK):
         findings.fail("state", f"the folder {folder} cannot be written by this user", "give it to the sidecar's user")

@@ -53,7 +53,7 @@ class Store:
         owner: the provisioner's id; a file that belongs to another owner is refused.
 
     Raises:
-        StoreError: another process holds it, it belongs to another owner, or its folder cannot be written.
+        StoreError: another process holds it, it belongs to another owner, or it cannot be made or written there.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -69,6 +69,8 @@ class Store:
         #: of the transaction under way: what follows if it fails, and what if it does not
         self._undo: list[Callable[[], None]] = []
         self._after: list[Callable[[], None]] = []
+        if path.is_dir():  # before anything is left beside it
+            raise StoreError(f"the state file {path} cannot be made: it is a folder; name a file in `state`")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -82,6 +84,10 @@ class Store:
         try:
             self.holder = self._read_holder()
             self._db = self._open_or_set_aside(owner)
+        except (OSError, sqlite3.Error) as error:
+            os.close(self._lock)
+            why = getattr(error, "strerror", None) or error
+            raise StoreError(f"the state file {path} cannot be opened: {why}") from error
         except BaseException:
             os.close(self._lock)
             raise

@@ -157,3 +157,18 @@ def test_who_it_is_survives_the_loss_of_the_state_file_and_older_ones_sort_first
         assert store.holder == first
     with closing(Store(tmp_path / "other.db", "test")) as other:
         assert other.holder > first
+
+
+def test_a_folder_in_the_place_of_the_state_file_is_told_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "state.db"
+    folder.mkdir()
+    with pytest.raises(StoreError, match=r"state\.db cannot be made: it is a folder; name a file in `state`"):
+        Store(folder, "test")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_state_file_that_the_system_does_not_let_us_open_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    file.symlink_to(file)
+    with pytest.raises(StoreError, match=r"state\.db cannot be opened: Too many levels of symbolic links"):
+        Store(file, "test")
