@@ -21,6 +21,7 @@ from provisioner.lifecycle.providers import ProviderHandle
 from provisioner.lifecycle.steps import AgentSteps
 from provisioner.lifecycle.sweep import InstanceSweep, NodeSweep
 from provisioner.model.agent import Agent, AgentState, Target
+from provisioner.model.errors import Reason
 from provisioner.records.store import StoreError
 
 log = structlog.get_logger()
@@ -135,6 +136,7 @@ class Engine:
 
     def _look_after(self, provider: ProviderHandle, group: asyncio.TaskGroup) -> None:
         provider.on_change = self._provider_changed
+        provider.on_lost = partial(self.desk.metrics.error, Reason.PROVIDER_UNREACHABLE)
         provider.on_ended = self.ended
         tick = f"provider {provider.name}"
         watch = partial(provider.watch, self.desk.clock, partial(self.desk.tick, tick))

@@ -38,13 +38,15 @@ class ProviderHandle:
     look: Callable[[], Awaitable[object]] | None = None  # at static nodes, before anything is started elsewhere
     room: Callable[[], StaticRoom] | None = None  # of static nodes: what may be had now
     on_change: Callable[[], None] = field(default=lambda: None)
+    on_lost: Callable[[], None] = field(default=lambda: None)  # as often as it is told in the log
     on_ended: Callable[[str], None] = field(default=lambda _agent: None)
     _again: asyncio.Event = field(default_factory=asyncio.Event)
 
     def lost(self, message: str) -> None:
         """A call found the provider out of reach; the watch brings it back."""
-        if self.up:
+        if self.up or self.problem != message:  # one that was never reached is told as well, once for each problem
             log.warning("provider.lost", provider=self.name, problem=message)
+            self.on_lost()
         self.up, self.problem = False, message
         self._again.set()
         self.on_change()
