@@ -67,6 +67,10 @@ def names_are_known(parts: Parts) -> Iterator[Problem]:
     """What a name refers to is there."""
     for index, template in parts.templates.items():
         at: KeyPath = ("templates", index)
+        if "controllers" in template.model_fields_set and not template.controllers:
+            # no bound of the field itself: the records of agents hold it empty where it means all
+            text = "must not be empty; expected: controllers that it serves; default: all"
+            yield Problem(path=(*at, "controllers"), text=text)
         yield from _unknown(parts, "providers", (*at, "providers"), template.providers)
         yield from _unknown(parts, "controllers", (*at, "controllers"), template.controllers)
         if template.extends is not None:

@@ -67,7 +67,9 @@ class Template(Part):
     extends: TemplateName | None = Field(
         None, description="template whose keys hold where this one has none; mappings are joined"
     )
-    controllers: tuple[Name, ...] = Field((), description="controllers that it serves; default: all")
+    controllers: tuple[Name, ...] = Field(
+        (), description="controllers that it serves; default: all", json_schema_extra={"minItems": 1}
+    )
     labels: tuple[Label, ...] = Field(
         min_length=1,
         description="labels that its agents carry, also with a place holder such as image={image}; "

@@ -79,6 +79,7 @@ CASES: list[tuple[str, list[tuple[str, Any]], str, str]] = [
     ),
     ("a place holder of no override", [(f"{T}.labels", ["x={copy}"])], "templates[0].labels[0]", "add `copy` there"),
     ("a job from the root", [(f"{T}.jobs", ["/a/b"])], "templates[0].jobs[0]", "matches no job; write a full name"),
+    ("no controllers", [(f"{T}.controllers", [])], "templates[0].controllers", "must not be empty; expected: controllers that it serves; default: all"),
     ("no jobs", [(f"{T}.jobs", [])], "templates[0].jobs", "must not be empty"),
     ("a relative work folder", [(f"{T}.remote_fs", "agent")], "templates[0].remote_fs", "not an absolute path"),
     ("a climbing work folder", [(f"{T}.remote_fs", "/a/../b")], "templates[0].remote_fs", "has no .."),
