@@ -64,6 +64,8 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
         return problem(409, error.message)
     except ProvisionerError as error:
         return problem(503 if error.retryable else 500, error.message, error.reason)
+    except web.RequestPayloadError:
+        return problem(400, "the body is not what its headers say")
     except ConnectionError:
         raise  # the asker went away
     except Exception:

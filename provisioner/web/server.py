@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from provisioner.config import Settings
 from provisioner.lifecycle.engine import Engine
@@ -21,6 +23,8 @@ from provisioner.web.token import read_or_make_token
 from provisioner.web.views import View
 
 _MOST_BODY_BYTES = 64 * 1024
+#: Of a request's first line: the longest label expression that is taken, with each character as up to 12 in the URL.
+_MOST_LINE_BYTES = 64 * 1024
 
 
 class WebServer:
@@ -38,7 +42,10 @@ class WebServer:
             ConfigError: the address cannot be listened at, or there is no token to be had.
         """
         gate = Gate(read_or_make_token(self._settings.token_file), self._settings.id, Sessions())
-        self._runner = web.AppRunner(self._application(gate), access_log=None, shutdown_timeout=1.0)
+        logging.getLogger("aiohttp.server").addFilter(_is_ours)
+        self._runner = web.AppRunner(
+            self._application(gate), access_log=None, shutdown_timeout=1.0, max_line_size=_MOST_LINE_BYTES
+        )
         await self._runner.setup()
         http = self._settings.http
         site = web.TCPSite(self._runner, http.host, http.port)
@@ -80,6 +87,12 @@ class WebServer:
     async def _metrics(self, _request: web.Request) -> web.Response:
         text = self._engine.desk.metrics.render(population(self._engine))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what anybody may send without the token: no HTTP, too long a line, a torn body. It is answered with 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 def _answer(found: Health) -> web.Response:

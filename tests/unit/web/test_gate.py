@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from structlog.testing import CapturingLogger
 
 from provisioner.model.errors import ConfigError
 from provisioner.web.gate import Gate
@@ -196,3 +197,28 @@ async def test_a_client_that_is_no_browser_needs_no_origin(served: Served) -> No
     path = f"{served.url}/api/v1/providers/box/drain"
     async with aiohttp.ClientSession() as other, other.post(path, headers=served.bearer) as answer:
         assert answer.status == 200
+
+
+async def test_nothing_that_a_stranger_sends_wrong_fills_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = CapturingLogger()
+    monkeypatch.setattr("provisioner.web.answers.log", ours)
+    host, _, port = served.address.rpartition(":")
+    wrong = [
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        b"POST /login HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n",
+        b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    ]
+    for sent in wrong:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        first = await reader.readline()
+        assert first.split()[1] == b"400", sent[:40]
+        writer.close()
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
+    assert ours.calls == []
