@@ -17,7 +17,12 @@ from provisioner.commands.options import add_config
 from provisioner.model.errors import ConfigError, ProvisionerError
 
 _CONNECT_S = 5.0
-_READ_S = 60.0  # a delete may have to ask the controller first; a followed log has a sign of life every 15 s
+_ANSWER_S = 10.0  # it answers from what it knows; providers that are asked for their version have 3 s
+_WORK_S = 60.0  # to delete something it may have to ask the controller first
+_SILENCE_S = 35.0  # a followed log has a sign of life every 15 s
+_LONG = 8000  # so long a request may be for everyone on the way
+#: What was asked is wrong: not understood, or too long.
+_ASKED_WRONG = frozenset({400, 414, 431})
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (where to ask one that listens everywhere)
 
 
@@ -103,7 +108,7 @@ class Remote:
 
     def delete(self, path: str, **query: str) -> dict[str, object]:
         """Have something removed."""
-        return self._json(self._send("DELETE", path, query=query))
+        return self._json(self._send("DELETE", path, query=query, read_s=_WORK_S))
 
     def text(self, path: str) -> str:
         """What is there, as text."""
@@ -117,7 +122,7 @@ class Remote:
         Raises:
             Lost: it went away before.
         """
-        with self._send("GET", path, query=query, stream=True) as answer:
+        with self._send("GET", path, query=query, stream=True, read_s=_SILENCE_S) as answer:
             answer.encoding = "utf-8"
             kind = ""
             try:
@@ -139,6 +144,7 @@ class Remote:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
         stream: bool = False,
+        read_s: float | None = None,
     ) -> requests.Response:
         try:
             answer = self._session.request(
@@ -147,11 +153,11 @@ class Remote:
                 params=query,
                 json=body,
                 stream=stream,
-                timeout=(_CONNECT_S, _READ_S),
+                timeout=(_CONNECT_S, _ANSWER_S if read_s is None else read_s),
                 allow_redirects=False,
             )
         except requests.exceptions.SSLError as error:
-            raise ProvisionerError(f"the certificate of {self.url} is not trusted: {error}") from error
+            raise ProvisionerError(self._untrusted(error)) from error
         except requests.Timeout as error:
             raise Lost(f"the sidecar at {self.url} does not answer in time") from error
         except requests.RequestException as error:
@@ -161,8 +167,8 @@ class Remote:
         if answer.status_code >= 300:
             with answer:
                 told = self._refusal(answer)
-                if answer.status_code == 400:
-                    raise ConfigError(told)  # what was asked is wrong, whatever the sidecar knows
+                if answer.status_code in _ASKED_WRONG:
+                    raise ConfigError(told)  # whatever the sidecar knows
                 raise ProvisionerError(told)
         return answer
 
@@ -172,8 +178,18 @@ class Remote:
         try:
             said = answer.json()["error"]
         except (ValueError, KeyError, TypeError):
+            length = len(answer.request.url or "")
+            if answer.status_code in _ASKED_WRONG and length > _LONG:  # refused before anybody read it
+                return f"what is asked is too long: a request of {length} characters; ask for less"
             return f"what answers at {self.url} is no sidecar: status {answer.status_code}; check the URL"
         return str(said)
+
+    def _untrusted(self, error: requests.exceptions.SSLError) -> str:
+        told = str(error)
+        # two releases of OpenSSL name an answer that is not TLS in two ways
+        if "WRONG_VERSION_NUMBER" in told or "record layer failure" in told:
+            return f"{self.url} does not speak TLS; write http{self.url.removeprefix('https')}"
+        return f"the certificate of {self.url} is not trusted: {error}"
 
     def _json(self, answer: requests.Response) -> dict[str, object]:
         try:

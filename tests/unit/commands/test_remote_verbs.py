@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provisioner.commands import remote
 from provisioner.commands.main import main
 from provisioner.commands.tables import age, plain, print_table
 from provisioner.model.agent import AgentState
@@ -199,6 +201,52 @@ async def test_a_wrong_token_is_told(verbs: Verbs, tmp_path: Path, capsys: pytes
     status = await asyncio.to_thread(main, ["list", "--url", verbs.served.url, "--token-file", str(token)])
     assert status == 1
     assert f"does not take the token of {token}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> str:
+    file = tmp_path / "token"
+    file.write_text("abc\n")
+    return str(file)
+
+
+def test_a_sidecar_that_accepts_and_does_not_answer_is_told_soon_but_a_delete_waits_for_the_controller(
+    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remote._ANSWER_S <= 10 < remote._WORK_S
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        for words, bound in (
+            (("list",), "_ANSWER_S"),
+            (("explain", "linux"), "_ANSWER_S"),
+            (("hold", "a"), "_ANSWER_S"),
+            (("drain", "box"), "_ANSWER_S"),
+            (("logs", "a"), "_ANSWER_S"),
+            (("logs", "-f", "a"), "_SILENCE_S"),
+            (("delete", "a"), "_WORK_S"),
+            (("orphans", "--delete"), "_WORK_S"),
+        ):
+            with monkeypatch.context() as short:
+                short.setattr(f"provisioner.commands.remote.{bound}", 0.05)
+                status, err = verb(*words, "--url", url, "--token-file", token, capsys=capsys)
+            assert (status, err) == (1, f"provisioner {words[0]}: the sidecar at {url} does not answer in time\n")
+
+
+async def test_an_expression_of_any_length_is_answered_or_told_to_be_too_long(verbs: Verbs) -> None:
+    nested = f"{'(' * 1500}maven{')' * 1500}"
+    assert "template maven serves it" in await verbs("explain", nested)
+    assert "1 to 4000 characters" in await verbs("explain", "ü" * 4001, status=2)
+    told = await verbs("explain", "x" * 80_000, status=2)
+    assert told.startswith("what is asked is too long: a request of 80")
+
+
+async def test_https_at_a_port_without_tls_is_no_matter_of_certificates(verbs: Verbs, token: str) -> None:
+    capsys = verbs._capsys
+    url = verbs.served.url.replace("http:", "https:")
+    status = await asyncio.to_thread(main, ["list", "--url", url, "--token-file", token])
+    assert status == 1
+    told = f"{url} does not speak TLS; write {verbs.served.url}"
+    assert told in capsys.readouterr().err
 
 
 def test_tables_are_cut_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
