@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -59,6 +60,10 @@ class _UnixAdapter(UnixHTTPAdapter):
             if pool is None:
                 pool = self.pools[url] = _UnixPool(url, self.socket_path, self.timeout, maxsize=self.max_pool_size)
             return pool
+
+
+class _FileError(Exception):
+    """A file of the encryption cannot be read."""
 
 
 class RefusedError(Exception):
@@ -149,6 +154,7 @@ class Engine:
 
     def _connect(self) -> docker.APIClient:
         try:
+            _check_files(self.tls)
             tls = (
                 TLSConfig(client_cert=(self.tls.cert, self.tls.key), ca_cert=self.tls.ca, verify=True)
                 if self.tls
@@ -174,7 +180,7 @@ class Engine:
             answer = client.request("GET", f"{client.base_url}/version", timeout=(_CONNECT_S, _CONNECT_S))
             answer.raise_for_status()
             self._api = str(answer.json()["ApiVersion"])
-        except TLSParameterError as error:
+        except (_FileError, TLSParameterError) as error:
             raise LaunchError(
                 f"the Docker engine at {self.endpoint} cannot be asked: {error}", reason=Reason.PROVIDER_UNREACHABLE
             ) from error
@@ -328,6 +334,16 @@ class Engine:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+
+def _check_files(tls: TlsFiles | None) -> None:
+    """The library says of a file that is missing only that it needs one."""
+    for key, file in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)) if tls is not None else ():
+        try:
+            with Path(file).open("rb"):
+                pass
+        except OSError as error:
+            raise _FileError(f"`tls.{key}` {file} cannot be read: {error.strerror}") from error
 
 
 def name(text: str) -> str:
