@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.options import Subparsers, add_config, add_json
 from provisioner.commands.tables import plain
-from provisioner.config import Examined, Settings, cautions, examine, missing_secrets
+from provisioner.config import Examined, Settings, cautions, examine, missing_files, missing_secrets
 
 if TYPE_CHECKING:
     from provisioner.sidecar.reaching import Reached
@@ -30,8 +30,9 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every problem, or one line that there is none; then a line for everything that was reached."""
     examined = examine(args.config)
-    if args.connect and (missing := missing_secrets(examined)):
-        examined = replace(examined, settings=None, findings=missing)
+    if args.connect and (missing := (*missing_secrets(examined), *missing_files(examined))):
+        in_order = tuple(sorted(missing, key=lambda finding: finding.line))
+        examined = replace(examined, settings=None, findings=in_order)
     settings = examined.settings
     reached: Sequence[Reached] = ()
     if not args.json:

@@ -2,6 +2,7 @@
 
 from provisioner.config.cautions import cautions
 from provisioner.config.controllers import Controller
+from provisioner.config.files import unreadable_files
 from provisioner.config.gateway import Gateway
 from provisioner.config.kinds import BackendKind, BridgeChoice, JavaSource, PullPolicy, TransportKind
 from provisioner.config.loading import (
@@ -12,9 +13,11 @@ from provisioner.config.loading import (
     examine_bytes,
     load,
     load_to_run,
+    missing_files,
     missing_secrets,
 )
 from provisioner.config.loans import LoanMachine, Loans
+from provisioner.config.problems import written
 from provisioner.config.providers import Provider, Ssh, Tls
 from provisioner.config.secret import SecretRef
 from provisioner.config.settings import Cleanup, CleanupAfter, CleanupLabels, Http, Limits, Registry, Settings
@@ -55,5 +58,8 @@ __all__ = [
     "json_schema",
     "load",
     "load_to_run",
+    "missing_files",
     "missing_secrets",
+    "unreadable_files",
+    "written",
 ]

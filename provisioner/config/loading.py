@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from provisioner.config.document import Document, parse
+from provisioner.config.files import unreadable_files
 from provisioner.config.inheritance import inherit
 from provisioner.config.not_yet import not_yet
 from provisioner.config.problems import KeyPath, Problem, related, written
@@ -85,6 +86,12 @@ def missing_secrets(examined: Examined, env: Mapping[str, str] = os.environ) -> 
         except ConfigError as error:
             found.append(examined.at(path, error.message))
     return tuple(found)
+
+
+def missing_files(examined: Examined) -> tuple[Finding, ...]:
+    """Every other file that is named and cannot be read; a sidecar starts without them."""
+    problems = unreadable_files(examined.settings) if examined.settings is not None else ()
+    return tuple(examined.at(problem.path, problem.text) for problem in problems)
 
 
 def load(path: str | Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:

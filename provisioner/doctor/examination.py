@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from provisioner.backends.contract import Backend
 from provisioner.cleanup.assembly import make_scheduler
 from provisioner.cleanup.state import NodeState
-from provisioner.config import BackendKind, BridgeChoice, Controller, Provider, Settings, Template
+from provisioner.config import BackendKind, BridgeChoice, Controller, Provider, Settings, Template, unreadable_files
 from provisioner.controller.rest import Rest
 from provisioner.controller.rest_views import owner_of
 from provisioner.doctor.controllers import ControllerCheck
@@ -152,7 +152,10 @@ class Examination:
             else:
                 findings.ok("capacity", text)
         except ProvisionerError as error:
+            index = self._settings.providers.index(provider)
+            bare = any(problem.path[:2] == ("providers", index) for problem in unreadable_files(self._settings))
             fix = "check `endpoint`, that the engine runs, and that this user may use it"
+            fix = "give this machine the file that is missing, as told above" if bare else fix
             findings.fail("reach", error.message, fix)
         if provider.backend is not BackendKind.PROCESS and provider.network != "host":
             for controller in self._settings.controllers:

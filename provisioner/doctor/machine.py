@@ -7,7 +7,7 @@ import resource
 import shutil
 from pathlib import Path
 
-from provisioner.config import BackendKind, Settings
+from provisioner.config import BackendKind, Settings, unreadable_files, written
 from provisioner.doctor.findings import Findings
 from provisioner.model.errors import ConfigError
 
@@ -72,6 +72,9 @@ def _secrets(findings: Findings, settings: Settings) -> None:
             secret.read()
         except ConfigError as error:
             findings.fail(f"secret of {name}", error.message, "set it for the user that runs the provisioner")
+    for problem in unreadable_files(settings):
+        fix = "put it there, readable for the user that runs the provisioner, or write its right path"
+        findings.fail(written(problem.path), problem.text, fix)
 
 
 def _existing(folder: Path) -> Path:

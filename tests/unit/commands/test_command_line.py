@@ -91,6 +91,39 @@ def test_check_connect_tells_every_secret_that_is_missing(
     assert password.startswith(f"{file}:3: registries[0].password: file /nowhere/at/all")
 
 
+def test_check_connect_tells_every_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("A_TOKEN", "t")
+    there = tmp_path / "there.pem"
+    there.write_text("x")
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "id: a\n"
+        "controllers: [{name: m, url: 'http://127.0.0.1:1/', user: u, token: {env: A_TOKEN}}]\n"
+        "providers:\n"
+        "  - {name: here, backend: process, max_agents: 1}\n"
+        "  - name: far\n"
+        "    backend: docker\n"
+        "    max_agents: 1\n"
+        "    endpoint: tcp://127.0.0.1:1\n"
+        f"    tls: {{ca: {there}, cert: /nowhere/cert.pem, key: {tmp_path}}}\n"
+        "  - {name: box, backend: docker, max_agents: 1, endpoint: 'ssh://u@h', ssh: {key: /nowhere/id}}\n"
+        "templates: [{name: t, labels: [t], providers: [here], secrets: [{file: /nowhere/s, env: S}]}]\n"
+        "loans: {machines: [{controller: m, node: n, ssh: u@h, key: /nowhere/k, host_key: ssh-ed25519 AAAA}]}\n"
+    )
+    assert main(["check", "-c", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["check", "--connect", "-c", str(file)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}:9: providers[1].tls.cert: /nowhere/cert.pem cannot be read: No such file or directory",
+        f"{file}:9: providers[1].tls.key: {tmp_path} cannot be read: Is a directory",
+        f"{file}:10: providers[2].ssh.key: /nowhere/id cannot be read: No such file or directory",
+        f"{file}:11: templates[0].secrets[0].file: /nowhere/s cannot be read: No such file or directory",
+        f"{file}:12: loans.machines[0].key: /nowhere/k cannot be read: No such file or directory",
+    ]
+
+
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["check", "--nonsense"], ["check", "-c"], ["chec"]])
 def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
