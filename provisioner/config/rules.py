@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from provisioner.config.controllers import Controller
 from provisioner.config.gateway import Gateway
 from provisioner.config.kinds import BackendKind, BridgeChoice, TransportKind
-from provisioner.config.loans import Loans
+from provisioner.config.loans import LoanMachine, Loans
 from provisioner.config.problems import KeyPath, Problem
 from provisioner.config.providers import Provider
 from provisioner.config.settings import Cleanup, Registry
@@ -32,7 +32,8 @@ class Parts:
     providers: Mapping[int, Provider]
     templates: Mapping[int, Template]
     cleanup: Cleanup | None
-    loans: Loans | None
+    loans: Loans | None  # without its machines
+    machines: Mapping[int, LoanMachine]
     has_cleanup: bool
     gateway: Gateway | None
     names: Mapping[str, Mapping[int, str]]  # of controllers, providers, templates
@@ -84,7 +85,7 @@ def names_are_known(parts: Parts) -> Iterator[Problem]:
 def machines_are_known(parts: Parts) -> Iterator[Problem]:
     """A machine's node is at a controller that there is, and stands once."""
     seen: set[tuple[str, str]] = set()
-    for index, machine in enumerate(parts.loans.machines if parts.loans is not None else ()):
+    for index, machine in parts.machines.items():
         at: KeyPath = ("loans", "machines", index)
         yield from _name_problem(parts, "controllers", (*at, "controller"), machine.controller)
         if (machine.controller, machine.node) in seen:

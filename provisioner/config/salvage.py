@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from provisioner.config.controllers import Controller
 from provisioner.config.gateway import Gateway
-from provisioner.config.loans import Loans
+from provisioner.config.loans import LoanMachine, Loans
 from provisioner.config.problems import KeyPath
 from provisioner.config.providers import Provider
 from provisioner.config.rules import Parts
@@ -20,7 +20,8 @@ from provisioner.config.wording import key_path
 _Model = TypeVar("_Model", bound=BaseModel)
 _LISTS = ("controllers", "providers", "templates")
 
-#: What stands for a required key that is wrong. A provider's backend has none: all else depends on it.
+#: What stands for a required key that is wrong. A provider's backend has none: all else depends on it. With a #, the
+#: place in the list, where two that are wrong must not look the same.
 _STAND_INS: Mapping[type[BaseModel], Mapping[str, object]] = {
     Controller: {"name": "x", "url": "http://x/", "user": "x", "token": {"env": "X"}},
     Registry: {"host": "x", "username": "x", "password": {"env": "X"}},
@@ -28,29 +29,44 @@ _STAND_INS: Mapping[type[BaseModel], Mapping[str, object]] = {
     Template: {"name": "x", "labels": ["x"], "providers": ["x"]},
     Cleanup: {"controller": "x", "job": "x"},
     Loans: {},
+    LoanMachine: {
+        "controller": "x-#",
+        "node": "#",
+        "ssh": "x@x",
+        "key": "x",
+        "host_key": "ssh-ed25519 AAAA",
+    },
     Gateway: {},
 }
+#: Lists of words in which a wrong entry alone is stood in for: the others are looked at as they are.
+_WORDS = frozenset({"labels", "providers", "controllers"})
 
 
 def salvage(value: Mapping[str, object]) -> tuple[Parts, frozenset[KeyPath]]:
     """The parts that are left, and the keys that were dropped or stood in for: nothing may be said of those."""
     dropped: set[KeyPath] = set()
 
-    def entries(model: type[_Model], section: str) -> dict[int, _Model]:
-        items = value.get(section)
+    def entries(model: type[_Model], *section: str) -> dict[int, _Model]:
+        items: object = value
+        for key in section:
+            items = items.get(key) if isinstance(items, dict) else None
         found = {
-            index: _salvaged(model, item, (section, index), dropped)
+            index: _salvaged(model, item, (*section, index), dropped)
             for index, item in enumerate(items if isinstance(items, list) else ())
         }
         return {index: part for index, part in found.items() if part is not None}
 
+    loans = value.get("loans")
+    if isinstance(loans, dict):  # its machines are parts of their own
+        loans = _without(loans, ("machines",))
     parts = Parts(
         controllers=entries(Controller, "controllers"),
         registries=entries(Registry, "registries"),
         providers=entries(Provider, "providers"),
         templates=entries(Template, "templates"),
         cleanup=_salvaged(Cleanup, value.get("cleanup"), ("cleanup",), dropped),
-        loans=_salvaged(Loans, value.get("loans"), ("loans",), dropped),
+        loans=_salvaged(Loans, loans, ("loans",), dropped),
+        machines=entries(LoanMachine, "loans", "machines"),
         gateway=_salvaged(Gateway, value.get("gateway", {}), ("gateway",), dropped),
         has_cleanup=value.get("cleanup") is not None,
         names={section: _names(value.get(section)) for section in _LISTS},
@@ -84,14 +100,27 @@ def _salvaged(model: type[_Model], raw: object, at: KeyPath, dropped: set[KeyPat
             if not isinstance(rest, dict):
                 return None
             for details in error.errors(include_url=False, include_input=False):
+                match details["loc"]:
+                    case (str() as key, int() as index) if model is Template and key in _WORDS:
+                        dropped.add((*at, key, index))
+                        rest = {**rest, key: _other_word(rest.get(key), index)}
+                        continue
                 keys = _dropped_keys(key_path(details["loc"]), kind=details["type"])
                 if not keys:
                     return None
                 dropped.add(at + keys)
                 rest = _without(rest, keys)
                 if len(keys) == 1 and keys[0] in stand_ins:
-                    rest[keys[0]] = stand_ins[keys[0]]
+                    right = stand_ins[keys[0]]
+                    rest[keys[0]] = right.replace("#", str(at[-1])) if isinstance(right, str) else right
     return None
+
+
+def _other_word(words: object, index: int) -> list[object]:
+    """The list with a word in one place that no other list or part has."""
+    others = list(words) if isinstance(words, list) else []
+    others[index : index + 1] = [f"stands-in-for-what-is-wrong-{index}"]
+    return others
 
 
 def _dropped_keys(path: KeyPath, kind: str) -> tuple[str, ...]:

@@ -220,6 +220,47 @@ templates:
     ]
 
 
+def test_one_wrong_entry_of_a_list_does_not_hide_what_is_wrong_with_the_others() -> None:
+    assert [line.split(": ")[0] for line in told((f"{T}.labels", ["a b", "{image}", "{nope}", "t", "t"]))] == [
+        "templates[0].labels[0]",
+        "templates[0].labels[1]",
+        "templates[0].labels[2]",
+        "templates[0].labels[4]",
+    ]
+    lines = told((f"{T}.providers", ["b x", "here", "nobody", "here"]), (f"{T}.controllers", ["-", "nope"]))
+    assert [line.split(": ")[0] for line in lines] == [
+        "templates[0].providers[0]",
+        "templates[0].providers[2]",
+        "templates[0].providers[3]",
+        "templates[0].controllers[0]",
+        "templates[0].controllers[1]",
+    ]
+
+
+def test_what_is_wrong_with_a_lent_machine_comes_with_what_is_wrong_with_loans() -> None:
+    wrong = MACHINE | {"controller": "nope", "ssh": "foo", "host_key": "junk"}
+    lines = told(("loans", {"lease": 0, "machines": [wrong, MACHINE, MACHINE | {"java": 5}]}))
+    assert {line.split(": ")[0] for line in lines} == {
+        "loans.lease",
+        "loans.machines[0].ssh",
+        "loans.machines[0].host_key",
+        "loans.machines[0].controller",
+        "loans.machines[2].java",
+        "loans.machines[2].node",
+    }
+
+
+def test_machines_whose_controller_or_node_is_wrong_are_not_called_the_same() -> None:
+    here = {"controller": "a b", "node": "n"}, {"controller": "main", "node": ""}
+    lines = told(("loans", {"machines": [MACHINE | wrong for wrong in here for _ in range(2)]}))
+    assert [line.split(": ")[0] for line in lines] == [
+        "loans.machines[0].controller",
+        "loans.machines[1].controller",
+        "loans.machines[2].node",
+        "loans.machines[3].node",
+    ]
+
+
 def test_what_depends_on_a_broken_provider_is_not_called_wrong() -> None:
     assert told(("providers.0.backend", "dokcer"), ("templates.0.image", REMOVED)) == [
         'providers[0].backend: "dokcer" is not known here; write docker'
