@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from provisioner.controller.bridge_answers import BridgeStatus
     from provisioner.controller.bridge_client import BridgeClient
 
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HEADS = ("CONTROLLER", "BRIDGE", "CONTENT", "MODE", "SESSION", "LISTENERS", "READERS", "LOST", "OWNERS")
 _BY_HAND = "an administrator can do it: run the output of `provisioner bridge print{option}` in the script console"
 
@@ -55,6 +53,7 @@ def _add(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], in
 
 
 def _print(args: argparse.Namespace) -> int:
+    from provisioner.config.values import owner_id  # noqa: PLC0415
     from provisioner.controller.bridge_script import render_init, render_removal  # noqa: PLC0415
 
     settings, (controller,) = _chosen(args, several=False)
@@ -62,8 +61,10 @@ def _print(args: argparse.Namespace) -> int:
         print(render_removal(), end="")
         return 0
     for owner in args.owner:
-        if not _OWNER.fullmatch(owner):
-            raise ConfigError(f"--owner {owner!r}: an owner id is made of letters, digits, dots, dashes and underlines")
+        try:
+            owner_id(owner)
+        except ValueError as error:
+            raise ConfigError(f"--owner {error}") from error
     owners = list(dict.fromkeys([settings.id, *args.owner]))
     print(render_init(user=controller.user, owners=owners), end="")
     return 0

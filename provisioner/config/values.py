@@ -33,7 +33,12 @@ def _shown(value: str) -> str:
     return f'"{value}"' if len(value) <= 60 and value.isprintable() else "this"
 
 
-def _id(value: str) -> str:
+def owner_id(value: str) -> str:
+    """The value, which may be an owner id.
+
+    Raises:
+        ValueError: it may not.
+    """
     if not _ID.fullmatch(value):
         raise ValueError(f"{_shown(value)} cannot be an id; write up to 40 of a-z, 0-9 and -, not starting with -")
     return value
@@ -254,7 +259,7 @@ Size = Annotated[
 Count = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
-OwnerId = Annotated[str, AfterValidator(_id), _pattern(_ID)]
+OwnerId = Annotated[str, AfterValidator(owner_id), _pattern(_ID)]
 TemplateName = Annotated[str, AfterValidator(_template_name), _pattern(_TEMPLATE)]
 Name = Annotated[str, AfterValidator(_name), _pattern(_NAME)]
 Text = Annotated[str, AfterValidator(_text)]

@@ -171,6 +171,17 @@ def test_errors_of_a_verb_become_an_exit_status(
     assert capsys.readouterr().err == words
 
 
+@pytest.mark.parametrize("owner", ["BAD_ID", "a" * 41, "-a", "a.b", ""])
+def test_the_bridge_serves_no_owner_that_no_configuration_can_have(
+    owner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bridge", "print", "-c", str(SAMPLE), f"--owner={owner}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("--owner ")
+    assert "cannot be an id; write up to 40 of a-z, 0-9 and -" in err
+
+
 def python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=60)
 
