@@ -92,7 +92,8 @@ class Gate:
         return answer
 
     async def logout(self, request: web.Request) -> web.StreamResponse:
-        """`POST /logout`: forget the session in this browser."""
+        """`POST /logout`: end the session, also for who has copied its cookie."""
+        self._sessions.end(request.cookies.get(self.cookie))
         answer = web.Response(status=303, headers={"Location": "/login"})
         answer.del_cookie(self.cookie, path="/", httponly=True, samesite="Strict", secure=_secure(request))
         return answer

@@ -85,6 +85,29 @@ async def test_a_browser_logs_in_and_out(served: Served) -> None:
         assert answer.status == 401
 
 
+async def test_a_cookie_is_worth_nothing_after_its_browser_logged_out(served: Served) -> None:
+    async def enter() -> dict[str, str]:
+        async with (
+            aiohttp.ClientSession(served.url, cookie_jar=aiohttp.DummyCookieJar()) as browser,
+            browser.post("/login", data={"token": served.token}, allow_redirects=False) as answer,
+        ):
+            return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+
+    async def seen(cookie: dict[str, str]) -> int:
+        async with aiohttp.ClientSession(served.url, headers=cookie) as browser, browser.get("/") as answer:
+            return answer.status
+
+    mine, other = await enter(), await enter()
+    assert await seen(mine) == 200
+    async with (
+        aiohttp.ClientSession(served.url, headers={**mine, "Origin": served.url}) as browser,
+        browser.post("/logout", allow_redirects=False) as answer,
+    ):
+        assert answer.status == 303
+    assert await seen(mine) == 401
+    assert await seen(other) == 200
+
+
 async def test_behind_tls_the_cookie_stays_there(served: Served) -> None:
     async with served.bare.post(
         "/login", data={"token": served.token}, headers={"X-Forwarded-Proto": "https"}, allow_redirects=False
@@ -129,6 +152,25 @@ async def test_a_session_needs_its_signature_and_ends(served: Served) -> None:
         assert not sessions.valid(forged)
     now[0] += SESSION_S
     assert not sessions.valid(cookie)
+
+
+def test_sessions_that_ended_are_kept_until_they_would_have_ended_and_only_so_many() -> None:
+    now = [1000.0]
+    sessions = Sessions(lambda: now[0], most=3)
+    first, *others = [sessions.issue() for _ in range(4)]
+    for cookie in (first, first, "forged", None):
+        sessions.end(cookie)
+    assert not sessions.valid(first)
+    assert all(sessions.valid(cookie) for cookie in others)
+    now[0] += SESSION_S
+    later = [sessions.issue() for _ in range(3)]
+    for cookie in later[:2]:
+        sessions.end(cookie)  # the first one has run out meanwhile, and takes no place
+    assert [sessions.valid(cookie) for cookie in later] == [False, False, True]
+    for cookie in [sessions.issue() for _ in range(2)]:
+        sessions.end(cookie)
+    assert not sessions.valid(later[2])  # too many: nobody who logged out comes back in, all log in again
+    assert sessions.valid(sessions.issue())
 
 
 async def test_wrong_tokens_wait_for_one_another_and_only_so_many() -> None:
