@@ -80,6 +80,8 @@ def _wrong(details: ErrorDetails, path: KeyPath) -> str:
         return f"{words} {bound}; {_right(path, 'write another number')}"
     if kind == "too_short":
         return f"must not be empty; {_right(path, 'write at least one')}"
+    if kind == "bool_type":
+        return "must be true or false; write one of the two, without quotes"
     if kind == "string_type":
         number = isinstance(details["input"], int | float)
         return f"must be text; {'put it in quotes' if number else _right(path, 'write a word')}"
