@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     settings = load(args.config)
     two_controllers(settings)
+    _check_controllers(args, settings)
     configure_logs(level="error", json_lines=False)
     book = LoanBook(settings)
     try:
@@ -97,6 +98,20 @@ def _check(args: argparse.Namespace) -> None:
     for option, given, needs, there in rules:
         if given and not there:
             raise ConfigError(f"{option} means nothing without {needs}; nothing was done")
+    if _duration(args.lease, "--for") == 0:
+        raise ConfigError(f"--for {args.lease} is no time to lend anything; write more than 0, such as 8h")
+
+
+def _check_controllers(args: argparse.Namespace, settings: Settings) -> None:
+    """The controllers that are named are there.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    names = [controller.name for controller in settings.controllers]
+    for option, name in (("--to", args.to), ("--from", args.lender)):
+        if name and name not in names:
+            raise ConfigError(f"{option} {name} is none of the controllers; write one of {', '.join(names)}")
 
 
 def _lend(args: argparse.Namespace, settings: Settings, book: LoanBook) -> int:

@@ -128,13 +128,17 @@ class Lending:
             raise LoanError(f"there is no controller {lender} in the configuration")
         asked = [lender] if lender else [name for name in look.views if name != besides]
         having = [name for name in asked if node in look.views[name].nodes]
-        problems = [look.views[name].problem for name in asked if look.views[name].problem]
+        unknown = [name for name in asked if look.views[name].problem]
         itself = besides is not None and besides in look.views and node in look.views[besides].nodes
         if itself and (lender == besides or not having):
             raise LoanError(f"{node} is a node of {besides} itself; name another controller behind --to")
+        if not having and unknown:
+            raise LoanError(
+                f"whether {node} is a node of {' or '.join(unknown)} cannot be told, and nothing is lent: "
+                f"{look.views[unknown[0]].problem}"
+            )
         if not having:
-            why = f"; {problems[0]}" if problems else ""
-            raise LoanError(f"no node {node} is at {' or '.join(asked) or 'any other controller'}{why}")
+            raise LoanError(f"no node {node} is at {' or '.join(asked) or 'any other controller'}")
         if len(having) > 1:
             raise LoanError(f"there is a node {node} at {' and '.join(having)}; say which with --from")
         return having[0], look.views[having[0]].nodes[node]
@@ -274,8 +278,9 @@ class Lending:
         if not found:
             foreign = [f for f in look.loans.values() if f.node == node]
             problems = [view.problem for view in look.views.values() if view.problem]
-            why = " by this provisioner" if foreign else f"; {problems[0]}" if problems else ""
-            raise LoanError(f"{node} is not lent{why}")
+            if problems and not foreign:
+                raise LoanError(f"whether {node} is lent cannot be told: {problems[0]}")
+            raise LoanError(f"{node} is not lent{' by this provisioner' if foreign else ''}")
         if len({f.lender for f in found}) > 1:
             raise LoanError(f"a node {node} is lent by {' and '.join(f.lender for f in found)}; say which with --from")
         return found[0]

@@ -252,7 +252,6 @@ def _marked(folder: Path, name: str) -> bool:
 def test_what_cannot_be_lent_is_refused_with_the_reason_and_nothing_is_changed(estate: Estate) -> None:
     for options, why in (
         (("nobody", "--to", "other"), "no node nobody is at main"),
-        ((NODE, "--to", "nowhere"), "there is no controller nowhere in the configuration"),
         ((NODE, "--return"), "static-1 is not lent"),
         (("nobody",), "no node nobody is at main or other"),
         ((NODE, "--to", "main"), "static-1 is a node of main itself"),

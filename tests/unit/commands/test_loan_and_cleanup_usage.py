@@ -43,6 +43,10 @@ def file(tmp_path: Path) -> Iterator[str]:
         (("loan", "--no-wait"), "--no-wait means nothing without --to or --return"),
         (("loan", "n", "--to", "other", "--for", "long"), "--for long is not a duration"),
         (("loan", "n", "--return", "--wait", "soon"), "--wait soon is not a duration"),
+        (("loan", "n", "--to", "other", "--for", "0"), "--for 0 is no time to lend anything; write more than 0"),
+        (("loan", "n", "--to", "nope"), "--to nope is none of the controllers; write one of main, other"),
+        (("loan", "n", "--to", "other", "--from", "zz"), "--from zz is none of the controllers; write one of main, o"),
+        (("loan", "n", "--return", "--from", "zz"), "--from zz is none of the controllers; write one of main, other"),
         (("cleanup", "--recover", "n", "--once"), "leave --once and --dry-run out"),
         (("cleanup", "--json"), "--json is for --once and --dry-run"),
     ],
@@ -69,6 +73,21 @@ def test_controllers_that_are_down_are_told_and_not_taken_for_ones_without_loans
     found = json.loads(capsys.readouterr().out)
     assert found["loans"] == []
     assert set(found["unknown"]) == {"main", "other"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--to", "other"), "whether n1 is a node of main cannot be told, and nothing is lent: controller main"),
+        (("--to", "other", "--from", "main"), "whether n1 is a node of main cannot be told, and nothing is lent: con"),
+        (("--return",), "whether n1 is lent cannot be told: controller main at http"),
+    ],
+)
+def test_of_a_node_at_a_controller_that_is_down_nothing_is_claimed(
+    file: str, options: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["loan", "-c", file, "n1", *options]) == 1
+    assert capsys.readouterr().err.startswith(f"provisioner loan: {told}")
 
 
 @pytest.mark.parametrize("options", [("--once",), ("--dry-run",), ("--once", "--json"), ("--recover", "n")])
