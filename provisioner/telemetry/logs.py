@@ -24,9 +24,11 @@ def configure_logs(*, level: str = "info", json_lines: bool | None = None) -> No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # its default, where rich is installed, shows the variables of every frame, and a node's secret may be one of them
-    on_terminal = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    as_text = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     last: list[Any] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else [on_terminal]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else [as_text]
     )
     structlog.configure(
         processors=[*shared, *last],

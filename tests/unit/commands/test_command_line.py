@@ -196,6 +196,16 @@ def test_a_verb_loads_nothing_of_the_others() -> None:
     assert python("-c", code).stdout.splitlines()[-1] == "False"
 
 
+def test_a_log_as_text_has_colours_on_a_terminal_only() -> None:
+    code = (
+        "import structlog; from provisioner.telemetry.logs import configure_logs; configure_logs(json_lines=False); "
+        "structlog.get_logger().warning('a.b', why='c')"
+    )
+    told = python("-c", code).stderr
+    assert "a.b" in told
+    assert "\x1b" not in told
+
+
 def test_a_reader_that_goes_away_is_no_crash() -> None:
     read, write = os.pipe()
     os.close(read)
