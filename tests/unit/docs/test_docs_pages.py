@@ -1,5 +1,6 @@
 """The pages say what the program does: generated ones are fresh, links lead somewhere, samples are valid."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,10 +11,15 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from provisioner.config import examine_bytes
+from provisioner.config import Settings, examine_bytes
 from provisioner.config.not_yet import ROWS
+from provisioner.lifecycle.outlook import Outlook
 from provisioner.model.errors import BUILDS_OWN_FAULT, NEXT_STEP, WORLDS_FAULT, Reason
 from provisioner.telemetry.metrics import Metrics, Population
+from provisioner.web.health import readiness
+from tests.fakes.backend import FakeBackend
+from tests.fakes.controller import FakeController
+from tests.unit.lifecycle.conftest import House
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -97,6 +103,24 @@ templates:
 """
     told = "\n".join(map(str, examine_bytes(wrong.encode(), "wrong.yaml").findings))
     assert f"$ provisioner check -c wrong.yaml\n{told}\n" in (DOCS / "getting-started.md").read_text()
+
+
+async def test_what_getting_started_shows_of_a_sidecar_is_what_it_says(tmp_path: Path) -> None:
+    page = (DOCS / "getting-started.md").read_text()
+    (text,) = blocks(DOCS / "getting-started.md", "yaml")
+    value = {**yaml.safe_load(text), "state": str(tmp_path / "state.db")}
+    house = House(Settings.model_validate(value), FakeController(), FakeBackend())
+    house.revive()
+    try:
+        await house.until(lambda: readiness(house.engine).ok)
+        found = readiness(house.engine)
+        ready = json.dumps({"ok": found.ok, **found.detail}, indent=1)
+        assert f"$ curl -s http://127.0.0.1:8085/readyz\n{ready}\n" in page
+        for asked, label in (("small", "small"), ("'small && linux'", "small && linux")):
+            said = "\n".join(Outlook(house.engine).explain_label(label).lines())
+            assert f"$ provisioner explain {asked}\n{said}\n" in page
+    finally:
+        await house.kill()
 
 
 @pytest.mark.parametrize("reason", Reason)
