@@ -41,6 +41,7 @@ class Snapshot:
     items: tuple[QueueItem, ...]
     nodes: tuple[NodeView, ...]
     complete: bool = True
+    unseen: str = ""  # where it is not complete: what is missing, and why
     rival: str = ""  # another provisioner of our owner id is at work here: nothing may be started or swept
 
 

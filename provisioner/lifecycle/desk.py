@@ -35,6 +35,7 @@ class ControllerHandle:
     port: Controller
     up: bool = False
     seen: bool = False  # a complete snapshot has come since this process runs: absence means something
+    unseen: str = ""  # what the last snapshot lacked, and why
     problem: str = "not reached yet"
     quieting_down: bool = False
     session: str = ""

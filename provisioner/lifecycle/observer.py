@@ -126,6 +126,7 @@ class Observer:
         for item in sorted(seen.items, key=lambda i: (i.buildable_ms or i.key.since_ms, i.key.queue_id)):
             self._see(item)
         self._nodes(seen)
+        self._me.unseen = seen.unseen
         if not seen.complete:
             return
         if not self._me.seen:

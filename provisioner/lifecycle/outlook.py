@@ -206,6 +206,11 @@ class Outlook:
                 reason=f"controller {controller.name} does not answer: {controller.problem}",
                 until=f"{controller.name} answers",
             )
+        elif controller is not None and not controller.seen and controller.unseen:
+            yield Hurdle(
+                reason=f"controller {controller.name} does not show all that is ours there: {controller.unseen}",
+                until=f"{controller.name} shows it",
+            )
         elif controller is not None and not controller.seen:
             yield Hurdle(
                 reason=f"controller {controller.name} has not shown its whole queue yet",

@@ -49,6 +49,7 @@ class StaticPort:
         self._providers = frozenset(providers)
         self._interval_s = interval_s
         self._told: dict[str, NodeView] = {}
+        self._unlisted = ""  # why the nodes could not be listed; empty: they could
 
     @property
     def info(self) -> ControllerInfo | None:
@@ -104,8 +105,9 @@ class StaticPort:
             try:
                 views = {view.name: view for view in await self._views(max_age_s=0.0)}
             except ControllerError as error:
-                log.info("static.unknown", problem=error.message)
+                self._listed(error)
                 continue
+            self._listed(None)
             lost = {name for name, view in views.items() if not view.known}
             newly_lost = lost - {name for name, view in self._told.items() if not view.known}
             for name, view in views.items():
@@ -132,9 +134,21 @@ class StaticPort:
         try:
             views = await self._views(max_age_s=self._interval_s)
         except ControllerError as error:
-            log.info("static.unknown", problem=error.message)
-            return replace(snapshot, complete=False)
+            # An agent that is not seen may well be there: nothing may be swept, called missing, or, after a start,
+            # placed a second time.
+            self._listed(error)
+            return replace(snapshot, complete=False, unseen=f"its static nodes: {error.message}")
+        self._listed(None)
         return replace(snapshot, nodes=(*snapshot.nodes, *views))
+
+    def _listed(self, error: ControllerError | None) -> None:
+        """Tell once that the nodes cannot be listed, again for another reason, and once that they can."""
+        problem = error.message if error is not None else ""
+        if problem and problem != self._unlisted:
+            log.warning("static.unknown", problem=problem)
+        elif self._unlisted and not problem:
+            log.info("static.known")
+        self._unlisted = problem
 
     async def _views(self, max_age_s: float) -> list[NodeView]:
         views = []

@@ -29,7 +29,9 @@ def health(engine: Engine) -> Health:
 def readiness(engine: Engine) -> Health:
     """Every controller and every provider, with the problem of those that do not answer."""
     desk = engine.desk
-    controllers = {name: c.problem if not c.up else "ok" for name, c in desk.controllers.items()}
+    controllers = {
+        name: c.problem if not c.up else "ok" if c.seen else c.unseen or "ok" for name, c in desk.controllers.items()
+    }
     providers = {name: p.problem if not p.up else "ok" for name, p in desk.providers.items()}
     reached = any(c.up and c.seen for c in desk.controllers.values()) and any(p.up for p in desk.providers.values())
     detail: dict[str, object] = {

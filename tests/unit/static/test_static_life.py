@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from provisioner.capacity.explain import Verdict
 from provisioner.controller.port import Controller
@@ -20,6 +21,7 @@ from provisioner.static.backend import StaticBackend
 from provisioner.static.facts import Seat, StaticNode
 from provisioner.static.nodes import StaticNodes
 from provisioner.static.port import StaticPort
+from provisioner.web.health import readiness
 from tests.fakes.backend import FakeBackend
 from tests.fakes.controller import FakeController
 from tests.unit.lifecycle.conftest import House, settings
@@ -415,3 +417,34 @@ async def test_without_administer_it_goes_on_by_labels() -> None:
     cleaner: Any = nodes._cleaner
     assert cleaner.told == [("c1", "agent-maven-1")]  # a use, although nobody saw which build
     nodes.close()
+
+
+async def test_nodes_that_cannot_be_listed_are_told_as_what_the_controllers_builds_wait_for(
+    make: Callable[..., StaticHouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr("provisioner.static.port.log", log)
+    seats = FakeSeats(refuse=ControllerError("controller main answers 500", code=500))
+    seats.add("c1")
+    static = make(seats)
+    house = static.house
+    item = static.fake.queue()
+    await house.until(lambda: house.desk.controllers["main"].unseen and house.desk.book.get(item.key))
+    for _ in range(3):
+        static.fake.show()
+        await asyncio.sleep(0.02)
+    why = "controller main does not show all that is ours there: its static nodes: controller main answers 500"
+    told = Outlook(house.engine).explain_item(item.key.queue_id)
+    assert why in told.reasons
+    assert "an agent is started as soon as main shows it" in told.next_step
+    ready = readiness(house.engine)
+    assert not ready.ok
+    assert ready.detail["controllers"] == {"main": "its static nodes: controller main answers 500"}
+    assert not house.desk.agents
+    warned = [c.kwargs["problem"] for c in log.calls if (c.method_name, c.args) == ("warning", ("static.unknown",))]
+    assert warned == ["controller main answers 500"]
+    seats.refuse = None
+    static.fake.show()
+    await house.until(lambda: house.desk.agents, "it is placed")
+    assert [c.method_name for c in log.calls if c.args == ("static.known",)] == ["info"]
+    assert not house.desk.controllers["main"].unseen
