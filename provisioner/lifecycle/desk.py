@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,15 @@ from provisioner.lifecycle.refusals import Refusals
 from provisioner.lifecycle.requests import RequestBook
 from provisioner.model.agent import Agent
 from provisioner.model.queue import ItemKind, RequestKey
+from provisioner.model.request import Request
 from provisioner.records.store import Store
 from provisioner.telemetry.metrics import Metrics
 from provisioner.transports.dialling import Dialled
 
 log = structlog.get_logger()
+
+#: Of so many builds that were ended it can be told why, to who asks for the item afterwards.
+_ENDED_KEPT = 500
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +65,7 @@ class Desk:
     breakers: Breakers = field(init=False)
     refusals: Refusals = field(init=False)
     plan_again: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: deque[Request] = field(default_factory=lambda: deque(maxlen=_ENDED_KEPT))  # by us, the latest last
     ticks: dict[str, float] = field(default_factory=dict)  # last turn of each loop, monotonic
     _errands: set[asyncio.Task[Any]] = field(default_factory=set)
 

@@ -111,6 +111,8 @@ class Failing:
                 if outcome is FailOutcome.SPARED and self._desk.book.get(request.item.key) is not None:
                     self._desk.book.spared(request, _SPARED_S)
                 else:
+                    if outcome is not FailOutcome.GONE:
+                        self._desk.ended.append(request)
                     self._desk.book.gone(request.item.key)
                 return
         finally:

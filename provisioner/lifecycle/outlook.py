@@ -13,7 +13,7 @@ from provisioner.config import Settings
 from provisioner.lifecycle.adoption import strangers
 from provisioner.lifecycle.lanes import queue_order
 from provisioner.lifecycle.operations import Refused, Unknown
-from provisioner.model.agent import AgentState
+from provisioner.model.agent import Agent, AgentState, Target
 from provisioner.model.errors import Reason
 from provisioner.model.queue import QueueItem
 from provisioner.model.request import Request, RequestState
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from provisioner.lifecycle.engine import Engine
 
 
+#: Among so many of the latest agents that are gone that of an item is looked for.
+_GONE_SEARCHED = 1000
 _STOPPING = Hurdle(reason="the provisioner is stopping", until="the provisioner runs again")
 
 
@@ -98,11 +100,7 @@ class Outlook:
         if not found and (begun := self._begun(queue_id, controller)) is not None:
             return begun
         if not found:
-            where = controller or ", ".join(sorted(self._desk.controllers))
-            raise Unknown(
-                f"no buildable item {queue_id} is in the queue of {where}: it may have started, been cancelled, "
-                "or still be blocked"
-            )
+            raise Unknown(self._left(queue_id, controller))
         if len(found) > 1:
             names = ", ".join(sorted(item.key.controller for item in found))
             raise Refused(f"item {queue_id} is in the queues of {names}; name one with `controller`")
@@ -155,7 +153,27 @@ class Outlook:
             agent=agent.name,
             reasons=(),
             answers=(),
-            next_step="the agent goes when the build on it ends",
+            next_step=_goes(agent),
+        )
+
+    def _left(self, queue_id: int, controller: str | None) -> str:
+        """What became of an item that is not there, where a record tells; ids come again, so of the latest one."""
+        told = [
+            (agent.request, _was(agent))
+            for agent in reversed(self._desk.store.gone_agents(_GONE_SEARCHED))
+            if agent.request is not None
+        ]
+        # after the agents: what was ended was ended for the last of them
+        told += [(request.item.key, _was_ended(request)) for request in self._desk.ended]
+        of_it = [(k, text) for k, text in told if k.queue_id == queue_id and controller in (None, k.controller)]
+        if of_it:
+            latest = max(key.since_ms for key, _ in of_it)
+            key, text = [one for one in of_it if one[0].since_ms == latest][-1]
+            return f"item {queue_id} is no longer in the queue of {key.controller}: {text}"
+        where = controller or ", ".join(sorted(self._desk.controllers))
+        return (
+            f"no buildable item {queue_id} is in the queue of {where}, and nothing is on record of it: it may have "
+            "started elsewhere, been cancelled, or still be blocked"
         )
 
     def explain_label(self, label: str, job: str | None = None, controller: str | None = None) -> Explanation:
@@ -236,6 +254,26 @@ class Outlook:
         if self._routed is None or self._routed[0] is not settings:
             self._routed = (settings, Router(settings.templates))
         return self._routed[1]
+
+
+def _goes(agent: Agent) -> str:
+    """What is expected of an agent whose item left the queue."""
+    if agent.target is Target.GONE or agent.state is AgentState.REMOVING:
+        return f"the agent is being removed{f': {agent.detail}' if agent.detail else ''}"
+    return "the agent goes when the build on it ends"
+
+
+def _was(agent: Agent) -> str:
+    """What an agent that is gone was for its item."""
+    if AgentState.RUNNING in agent.marks:
+        url = f" ({agent.build_url})" if agent.build_url else ""
+        return f"its build{url} ran on agent {agent.name}, which is gone"
+    why = f": {agent.detail}" if agent.detail else ""
+    return f"agent {agent.name}, which was made for it, is gone{why}"
+
+
+def _was_ended(request: Request) -> str:
+    return f"its build was ended by the provisioner: {request.detail} ({request.reason or Reason.INTERNAL_ERROR})"
 
 
 def _ends(request: Request | None) -> str:

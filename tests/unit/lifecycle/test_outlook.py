@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from provisioner.capacity.explain import Verdict
-from provisioner.lifecycle.operations import Operations
+from provisioner.lifecycle.operations import Operations, Unknown
 from provisioner.lifecycle.outlook import Outlook
 from provisioner.model.errors import LaunchError, Reason
 from provisioner.model.request import RequestState
@@ -170,3 +171,54 @@ async def test_an_expression_waits_for_the_only_controller_too(tmp_path: Path, q
         assert ("controller main is about to shut down and starts no builds" in said.reasons) is quiet
     finally:
         await house.kill()
+
+
+async def told_of(house: House, queue_id: int) -> str:
+    with pytest.raises(Unknown) as told:
+        Outlook(house.engine).explain_item(queue_id)
+    return told.value.message
+
+
+async def test_an_item_that_left_the_queue_is_told_by_what_is_on_record(make_house: Callable[..., House]) -> None:
+    house = make_house(retries=0)
+    ran, cancelled, failed = (house.controller.queue() for _ in range(3))
+    await house.until(lambda: len(house.controller.registered) == 3 and _still(house))
+    agents = {key: task.agent.name for key, task in house.desk.by_request.items()}
+    name = agents[ran.key]
+    house.controller.connect(name)
+    house.controller.start_build(name)
+    await house.until(lambda: house.desk.agents[name].agent.state.value == "running")
+    house.controller.finish_build(name)
+    house.controller.cancel(cancelled)
+    house.backend.end(agents[failed.key])
+    await house.until(house.nothing_left)
+    await house.until(lambda: house.controller.failed)
+    ((_, reason, message, _),) = house.controller.failed
+    await house.until(lambda: house.desk.book.get(failed.key) is None)
+    queue = "is no longer in the queue of main:"
+    assert (await told_of(house, 1)).startswith(
+        f"item 1 {queue} its build (job/app/1/) ran on agent {name}, which is gone"
+    )
+    assert await told_of(house, 2) == (
+        f"item 2 {queue} agent {agents[cancelled.key]}, which was made for it, is gone: its queue item was cancelled"
+    )
+    assert await told_of(house, 3) == f"item 3 {queue} its build was ended by the provisioner: {message} ({reason})"
+    assert await told_of(house, 4) == (
+        "no buildable item 4 is in the queue of main, and nothing is on record of it: it may have started elsewhere, "
+        "been cancelled, or still be blocked"
+    )
+
+
+async def test_an_item_whose_agent_is_on_its_way_out_is_not_told_to_have_a_build(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house()
+    item = house.controller.queue()
+    name = await house.agent()
+    house.backend.down = LaunchError("no answer", reason=Reason.PROVIDER_UNREACHABLE, retryable=True)
+    house.controller.cancel(item)
+    await house.until(lambda: house.desk.agents[name].agent.state.value == "removing")
+    said = Outlook(house.engine).explain_item(item.key.queue_id)
+    assert said.next_step == "the agent is being removed: its queue item was cancelled"
+    house.backend.down = None
+    await house.until(house.nothing_left)
