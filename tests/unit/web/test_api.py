@@ -257,7 +257,8 @@ async def test_explain_an_item_whose_build_has_begun(served: Served) -> None:
     assert told["next_step"]
     served.house.controller.finish_build(name)
     await gone(served, name)
-    assert "no buildable item 1" in (await served.ask("/api/v1/explain?item=1", status=404))["error"]
+    after = (await served.ask("/api/v1/explain?item=1", status=404))["error"]
+    assert after.endswith(f"ran on agent {name}, which is gone")
 
 
 @pytest.mark.parametrize(
