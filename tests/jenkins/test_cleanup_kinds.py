@@ -53,6 +53,8 @@ def test_a_cleaning_and_every_other_build_keep_out_of_each_others_way(plant: Pla
     """Two executors, a build that runs until it was looked at, and more that want in by another label."""
     jenkins = plant.jenkins
     name = "k1"
+    jenkins.delete_job(JOB)
+    jenkins.create_job(JOB, cleaning_xml("pipeline"))  # that a person, too, can send to a node
     _executors(jenkins, name, 2)
     jenkins.create_job("side", freestyle_xml(plant.step("B", 1), label=f"last-{name}", parameters={"N": ""}))
     cleanup = CleanupProcess(plant, tmp_path, "sides", skip=[n for n in NAMES if n != name])
