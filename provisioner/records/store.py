@@ -26,6 +26,15 @@ from provisioner.model.request import Request
 from provisioner.records.codec import dump_agent, dump_request, dump_spec, load_agent, load_request
 
 SCHEMA_VERSION = 1
+#: How long a write waits for who else has the file open, a backup for one.
+_BUSY_S = 5.0
+#: What keeps a file that is sound from being opened: locks, rights, memory, the disk. It is no damage.
+_SOUND = frozenset(
+    {
+        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    }
+)  # fmt: skip
 _HOLDER = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}")
 
 T = TypeVar("T")
@@ -109,7 +118,9 @@ class Store:
     def _open_or_set_aside(self, owner: str) -> sqlite3.Connection:
         try:
             return self._connect(owner)
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _SOUND:
+                raise
             # Damaged: keep it for a person to look at; nodes and instances are found again by their marks.
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
             self.set_aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
@@ -122,7 +133,7 @@ class Store:
     def _connect(self, owner: str) -> sqlite3.Connection:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.path.chmod(0o600)
-        db = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_S)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")

@@ -172,3 +172,17 @@ def test_a_state_file_that_the_system_does_not_let_us_open_is_told(tmp_path: Pat
     file.symlink_to(file)
     with pytest.raises(StoreError, match=r"state\.db cannot be opened: Too many levels of symbolic links"):
         Store(file, "test")
+
+
+def test_a_sound_file_that_somebody_has_locked_at_the_start_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioner.records.store._BUSY_S", 0.1)
+    path = tmp_path / "state.db"
+    Store(path, "test").close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="cannot be opened: database is locked"):
+            Store(path, "test")
+    assert sorted(p.name for p in tmp_path.glob("*damaged*")) == []
+    Store(path, "test").close()
