@@ -101,3 +101,25 @@ def test_a_node_step_that_waits_says_in_its_log_what_for(plant: DockerPlant) -> 
     assert plant.jenkins.wait_build(second)["result"] == "SUCCESS"
     assert plant.jenkins.console(second).count(waits) == 1
     plant.nothing_left()
+
+
+@pytest.mark.parametrize("bridge", ["auto", "off"])
+def test_a_label_that_is_mended_while_its_build_waits_is_served(plant: DockerPlant, bridge: str) -> None:
+    plant.start(bridge=bridge)
+    job = plant.freestyle("f", "echo hello", label=f"{plant.owner}-misspelt")
+    item = plant.jenkins.queue_build(job)
+
+    def explained() -> bool:
+        try:
+            return "misspelt" in plant.sidecar.verb("explain", str(item))
+        except AssertionError:  # not seen yet
+            return False
+
+    plant.sidecar.until(explained, "it is seen, and no template serves it")
+    assert not plant.ours()["nodes"]
+    plant.jenkins.script(
+        f"def job = jenkins.model.Jenkins.get().getItemByFullName('{job}')\n"
+        f"job.assignedLabel = hudson.model.Label.get('{plant.owner}')"
+    )
+    assert plant.jenkins.wait_build(job)["result"] == "SUCCESS"
+    plant.nothing_left()
