@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -19,8 +20,8 @@ _log = structlog.get_logger(__name__)
 PREFIX = "[provisioner] "
 _LINES_KEPT = 200  # of one agent, until its build shows them
 #: So long lines are gathered before they are shown: without the bridge an agent is seen connected and with its build
-#: at once, and what is said of both comes a moment later.
-_GATHER_S = 1.0
+#: at once, and what is said of both may come with the next poll. Each time that they are shown costs requests.
+_GATHER_S = 3.0
 _CLOSING_S = 2.0
 _REFUSALS_KEPT = 1000
 
@@ -50,6 +51,7 @@ class Descriptions:
         self._agent_of: dict[RequestKey, str] = {}
         self._refused: deque[str] = deque(maxlen=_REFUSALS_KEPT)  # jobs
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     def expect(self, agent: str, request: RequestKey | None, lines: Sequence[str]) -> None:
         """An agent is on its way to a request; saying so again, after a registration that failed, changes nothing."""
@@ -105,7 +107,8 @@ class Descriptions:
             await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
-        """Give what is under way a moment, then give it up."""
+        """Show what is gathered; what takes longer than a moment is given up."""
+        self._closing.set()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=_CLOSING_S)
         for task in tuple(self._tasks):
@@ -120,7 +123,8 @@ class Descriptions:
             task.add_done_callback(self._tasks.discard)
 
     async def _show(self, log: _Log, build_url: str) -> None:
-        await asyncio.sleep(_GATHER_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), _GATHER_S)
         lines, log.waiting = log.waiting, []
         later, log.shown = log.shown, True
         try:

@@ -157,8 +157,9 @@ def _run(plant: Plant, *, bridged: bool, go: Path) -> None:
     else:
         for console in consoles.values():
             assert provisioner_lines(console) == []
-        assert jenkins.begun(jobs["freestyle"], 1)["description"].startswith(
-            "[provisioner] Template one on provider box"
+        told = "[provisioner] Template one on provider box"
+        plant.sidecar.until(
+            lambda: (jenkins.begun(jobs["freestyle"], 1)["description"] or "").startswith(told), "the log is shown"
         )
 
     # a restart with a Pipeline on its agent

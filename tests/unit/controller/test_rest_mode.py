@@ -512,6 +512,18 @@ async def test_a_later_life_of_the_sidecar_adds_what_it_has_to_say(
     assert jenkins.builds[url] == f"{shown}\n[provisioner] the agent was lost"
 
 
+async def test_what_is_gathered_is_shown_before_the_end(
+    mode: RestMode, jenkins: SmallJenkins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioner.controller.descriptions._GATHER_S", 60.0)
+    jenkins.freestyle(7, "maven")
+    await mode.register(order(item=await the_item(mode)))
+    url = jenkins.start(7, "maven-x")
+    await mode.snapshot()
+    await mode.close()
+    assert "[provisioner] template maven" in jenkins.builds[url]
+
+
 async def test_without_run_update_nothing_is_shown_and_nothing_fails(
     mode: RestMode, jenkins: SmallJenkins, controller: Script
 ) -> None:
