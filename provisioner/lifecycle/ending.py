@@ -16,6 +16,7 @@ from provisioner.model.errors import NEXT_STEP, NO_ROOM_STEP, LaunchError, NoRoo
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
+    from provisioner.lifecycle.deadlines import Limit
 
 log = structlog.get_logger()
 
@@ -40,6 +41,13 @@ def error_lines(error: ProvisionerError, *, what: str = "Launch failed") -> list
         lines.extend(f"    {line}" for line in error.tail)
     lines.append(f"What to do: {NO_ROOM_STEP if isinstance(error, NoRoom) else NEXT_STEP[error.reason]}")
     return lines
+
+
+def out_of_time(task: AgentTask, limit: Limit) -> None:
+    """One of its limits is over: the log says which, and the agent is to go."""
+    told, reason = limit.told, limit.reason
+    task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})", f"What to do: {NEXT_STEP[reason]}")
+    task.want_gone(reason, told)
 
 
 async def failure_of(task: AgentTask, dialling: Dialling, status: Status, *, connected: bool) -> LaunchError:

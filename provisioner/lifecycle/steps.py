@@ -14,7 +14,7 @@ from provisioner.controller.port import BridgeMode
 from provisioner.lifecycle import agent_port
 from provisioner.lifecycle.deadlines import connect_left_s, life_left, time_left
 from provisioner.lifecycle.dialling import DIALLED_MARK, Dialling
-from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, take_down
+from provisioner.lifecycle.ending import death, ended, error_lines, failure_of, out_of_time, take_down
 from provisioner.lifecycle.holding import RELEASED_MARK, hold_if_failed, keep_held
 from provisioner.lifecycle.orders import instance_order, node_order
 from provisioner.lifecycle.secret_files import secret_files
@@ -22,7 +22,7 @@ from provisioner.lifecycle.standby import GIVEN_MARK
 from provisioner.lifecycle.telling import measure, measure_queue, tell, tell_connected
 from provisioner.lifecycle.untaken import Untaken
 from provisioner.model.agent import AgentState
-from provisioner.model.errors import NEXT_STEP, ControllerError, LaunchError, Reason
+from provisioner.model.errors import ControllerError, LaunchError, Reason
 
 if TYPE_CHECKING:
     from provisioner.lifecycle.agent_task import AgentTask
@@ -258,10 +258,11 @@ class AgentSteps:
                 return
             left_s = float("inf")
             if task.agent.request is not None:  # one that waits for no build yet is replaced in its own time
-                left_s, reason, told = life_left(task, task.template.timeouts)
-                if left_s <= 0:
-                    self._out_of_time(task, reason, told)
+                limit = life_left(task, task.template.timeouts)
+                if limit.left_s <= 0:
+                    out_of_time(task, limit)
                     return
+                left_s = limit.left_s
             look_s = min(_LOOK_WHILE_IDLE_S, left_s)
             was_online = facts.online
             await facts.wait(lambda was=was_online: facts.online is not was or _news(task), task.clock, look_s)  # type: ignore[misc]
@@ -273,11 +274,6 @@ class AgentSteps:
             task.save(replace(task.agent, build_url=facts.build_url))
         task.move(AgentState.RUNNING)
 
-    @staticmethod
-    def _out_of_time(task: AgentTask, reason: Reason, told: str) -> None:
-        task.log.say(f"{told[0].upper()}{told[1:]} ({reason.value})", f"What to do: {NEXT_STEP[reason]}")
-        task.want_gone(reason, told)
-
     async def _run(self, task: AgentTask) -> None:
         facts = task.facts
         controller = self._controller(task)
@@ -286,11 +282,11 @@ class AgentSteps:
             # Only the bridge closes the node by itself; without it this is what makes it single-use.
             await self._bar(task)
         while not (facts.finished or facts.vanished or task.doomed):
-            left_s, reason, told = time_left(task, limits)
-            if left_s <= 0:
-                self._out_of_time(task, reason, told)
+            limit = time_left(task, limits)
+            if limit.left_s <= 0:
+                out_of_time(task, limit)
                 return
-            look_s = min(_LOOK_WHILE_RUNNING_S, left_s)
+            look_s = min(_LOOK_WHILE_RUNNING_S, limit.left_s)
             was_online = facts.online
             await facts.wait(lambda was=was_online: facts.online is not was or _over(task), task.clock, look_s)  # type: ignore[misc]
             if not facts.finished and not task.doomed and await self._lost(task):

@@ -78,14 +78,18 @@ class ProvisionerBridgeFailures {
         leave.setAccessible(true)
         enter.setAccessible(true)
         if (!leave.invoke(item, Queue.getInstance())) return false
-        AbortException problem = (AbortException) quiet(new AbortException(message))
-        ((AsyncFutureImpl) item.getFuture().getStartCondition()).set(problem)
-        ((AsyncFutureImpl) item.getFuture()).set(problem)
+        tellWaiting(item, quiet(new AbortException(message)))
         Queue.LeftItem left = new Queue.LeftItem(item)
         left.addAction(new InterruptedBuildAction([new ProvisionerBridgeCause(message)] as Collection<CauseOfInterruption>))
         enter.invoke(left, Queue.getInstance())
         ProvisionerBridgeNotBuilt.show()
         return true
+    }
+
+    /** Whoever waits for the start or the end of an item that has left the queue hears that neither will be. */
+    static void tellWaiting(Queue.Item item, Throwable problem) {
+        ((AsyncFutureImpl) item.getFuture().getStartCondition()).set(problem)
+        ((AsyncFutureImpl) item.getFuture()).set(problem)
     }
 
     /** Whether a node that is not ours, an agent that another owner has made for it, or a cloud could serve the item. */
@@ -179,8 +183,7 @@ class ProvisionerBridgeNotBuilt implements SubTask, Queue.Executable {
         } catch (Exception problem) {
             // it has left the queue, and nobody else would tell whoever waits for it
             ProvisionerBridge.complain("starting the record of queue item ${item.getId()}", problem)
-            ((AsyncFutureImpl) item.getFuture().getStartCondition()).set(problem)
-            ((AsyncFutureImpl) item.getFuture()).set(problem)
+            ProvisionerBridgeFailures.tellWaiting(item, problem)
         }
         return true
     }
